@@ -1,0 +1,1 @@
+//! A verified callback and its command.

@@ -1,0 +1,48 @@
+//! `[http]`: the public listener and its limits.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::units::{Period, Size};
+
+/// The public side: where callbacks arrive, and what bounds them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Http {
+    /// Where callbacks are received.
+    pub listen: SocketAddr,
+    /// The largest body. The bodies of a disbanded group of 6,000 members come to some 400 KB; 4 MiB leaves room for ten times that.
+    pub body_max: Size,
+    /// From the end of the headers to the end of the body. Chat itself gives up after 2 s; slower senders are not Chat.
+    pub body_timeout: Period,
+    /// From the first byte of a request to the end of its headers.
+    pub header_timeout: Period,
+    /// The largest head: request line and headers together.
+    pub header_max: Size,
+    /// How long a connection may stand without a request. Chat keeps its connections open, so this is long.
+    pub idle_timeout: Period,
+    /// Connections open at once; a further one is closed at once.
+    pub connections_max: u32,
+    /// Bytes of bodies in hand at once; beyond it 503. It bounds memory, with a share for each of the largest senders.
+    pub bodies_max: Size,
+    /// Networks whose `X-Forwarded-For` is believed: the sender is its rightmost address outside of them.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080)),
+            body_max: Size::from_mib(4),
+            body_timeout: Period::from_secs(10),
+            header_timeout: Period::from_secs(10),
+            header_max: Size::from_kib(32),
+            idle_timeout: Period::from_secs(600),
+            connections_max: 10_000,
+            bodies_max: Size::from_mib(128),
+            trusted_proxies: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Journal to event to route to producer to positions.

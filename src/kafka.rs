@@ -1,0 +1,1 @@
+//! What the forwarder needs of Kafka.

@@ -1,0 +1,1 @@
+//! Command to topic and key.

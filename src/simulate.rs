@@ -1,0 +1,1 @@
+//! The other side: Chat's callbacks as load, and the proof that all arrived.
