@@ -1,1 +1,396 @@
-//! Wiring: the only module that knows all the others; start order, stop order.
+//! Wiring: the only module that knows all the others. What is started in which order, and stopped in which.
+//!
+//! A start that fails, fails before a callback was accepted. Whatever ends while it should run ends the process, with an exit code that says why.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::admin::{self, Condition, Heartbeats};
+use crate::callback;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::event::DeadLetterReason;
+use crate::forwarder::{self, Forwarding};
+use crate::ingress::{self, Ingress, Refusal, Setup, Strangers};
+use crate::journal::{self, Journal, storage::Disk};
+use crate::kafka::{self, Connection};
+use crate::metrics::{Labels, Metrics};
+use crate::routing::Routing;
+
+/// What a record needs beside header and body: times, lengths, framing.
+const RECORD_OVERHEAD_BYTES: u64 = 4 * 1024;
+
+/// After a failed write or sync the process has this long to end by itself.
+const FAILURE_GRACE: Duration = Duration::from_millis(900);
+
+/// How long the parts have to end once the journal has failed: they hold nothing that is not in it.
+const ABANDON_MAX: Duration = Duration::from_millis(500);
+
+/// What a stop waits for beyond the deadlines of body and journal.
+const STOP_MARGIN: Duration = Duration::from_secs(1);
+
+/// Where a running bridge is reached.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// Callbacks.
+    pub public: SocketAddr,
+    /// Probes and metrics.
+    pub admin: SocketAddr,
+}
+
+/// Why the bridge did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The public side.
+    #[error("serve callbacks")]
+    Ingress(#[source] ingress::Error),
+    /// An event loop of the public side ended.
+    #[error("serve callbacks")]
+    IngressEnded(#[source] ingress::Failure),
+    /// The operator's side.
+    #[error("serve the operator")]
+    Admin(#[source] admin::Error),
+    /// The settings of Kafka's client.
+    #[error("set up kafka's client")]
+    Kafka(#[source] kafka::Error),
+    /// The journal could not be opened, or has failed.
+    #[error("keep the journal")]
+    Journal(#[source] Arc<journal::Error>),
+    /// The forwarder ended.
+    #[error("forward the journal")]
+    Forwarder(#[source] forwarder::Error),
+    /// The metrics could not be registered.
+    #[error("register metrics")]
+    Metrics(#[source] prometheus::Error),
+    /// The system refuses threads or signals.
+    #[error("set up the process")]
+    System(#[source] io::Error),
+}
+
+/// What the operator can do about an [`Error`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// Change the configuration.
+    Configuration,
+    /// Look after disk or network of this machine.
+    Io,
+    /// Report a fault of the program.
+    Internal,
+}
+
+impl Error {
+    /// What the operator can do about it.
+    #[must_use]
+    pub fn remedy(&self) -> Remedy {
+        match self {
+            Self::Ingress(ingress::Error::Tokens(_)) => Remedy::Configuration,
+            Self::Ingress(ingress::Error::Listen { .. } | ingress::Error::Thread(_)) | Self::Admin(_) | Self::System(_) => Remedy::Io,
+            Self::Kafka(error) if error.is_configuration() => Remedy::Configuration,
+            Self::Journal(error) => match error.class() {
+                journal::Class::Configuration => Remedy::Configuration,
+                journal::Class::Io => Remedy::Io,
+            },
+            Self::Forwarder(forwarder::Error::Journal(_) | forwarder::Error::Oversized { .. } | forwarder::Error::Thread(_)) => Remedy::Io,
+            Self::Forwarder(forwarder::Error::Record { .. }) => Remedy::Configuration,
+            Self::Kafka(_) | Self::Ingress(_) | Self::IngressEnded(_) | Self::Metrics(_) | Self::Forwarder(_) => Remedy::Internal,
+        }
+    }
+}
+
+/// Runs the bridge until a signal stops it or a part of it fails. `started` is told once, when callbacks are accepted.
+///
+/// # Errors
+/// See [`Error`]. A stop by signal is none.
+pub async fn run(config: Config, strangers: Strangers, started: impl FnOnce(Addresses)) -> Result<(), Error> {
+    // 1. Signals, so that none is missed.
+    let mut signals = Signals::new().map_err(Error::System)?;
+    // 2. Ports and files: all that an operator may have got wrong.
+    let public = Ingress::bind(&config, strangers).map_err(Error::Ingress)?;
+    let operator = admin::bind(&config.admin).map_err(Error::Admin)?;
+    let settings = kafka::Settings::load(&config.kafka, &config.topics).map_err(Error::Kafka)?;
+    // 3. Metrics, and the operator's side, so that a long recovery can be watched.
+    let routing = Arc::new(Routing::new(&config.topics));
+    let metrics = metrics(&routing)?;
+    let phase = Arc::new(Phase::default());
+    let heartbeats = Heartbeats::new();
+    let conditions = Arc::new(Conditions::new(Arc::clone(&phase)));
+    let for_admin = Arc::clone(&conditions);
+    let addresses = Addresses { public: public.local_addr(), admin: operator.local_addr() };
+    let _admin = operator.serve(metrics.clone(), heartbeats.clone(), Arc::new(move || for_admin.list())).map_err(Error::Admin)?;
+    // 4. The journal: recovery, then the threads that write it.
+    let opened = open_journal(&config, &metrics).await?;
+    let journal = opened.journal;
+    watch_over(&journal).map_err(Error::System)?;
+    // 5. The way out, before the way in.
+    let status = kafka::Status::new(metrics.kafka.clone());
+    let mut forwarding = forwarder::start(forwarder::Parts {
+        config: forwarder::Config {
+            mode: config.events.mode,
+            instance: kafka::instance(&config.kafka),
+            oversized_dir: config.journal.dir.join("oversized"),
+            kafka: config.kafka.clone(),
+            topics: config.topics.clone(),
+        },
+        journal: journal.clone(),
+        positions: opened.positions,
+        routing,
+        kafka: settings,
+        status: status.clone(),
+        kafka_metrics: metrics.kafka.clone(),
+        metrics: metrics.forwarder.clone(),
+        journal_metrics: metrics.journal.clone(),
+        clock: Clock::system(),
+    })
+    .map_err(Error::System)?;
+    conditions.complete(journal.clone(), status, forwarding.handle());
+    // 6. The way in.
+    let workers = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let beats: Vec<_> = (0..workers.get()).map(|index| heartbeats.register(format!("ingress-{index}"))).collect();
+    let setup = Setup {
+        workers,
+        journal: journal.clone(),
+        metrics: metrics.ingress.clone(),
+        clock: Clock::system(),
+        heartbeat: Arc::new(move |worker| {
+            if let Some(beat) = beats.get(worker) {
+                beat.beat();
+            }
+        }),
+    };
+    let ingress = public.serve(setup).map_err(Error::Ingress)?;
+    phase.started.store(true, Ordering::Release);
+    tracing::info!(public = %addresses.public, admin = %addresses.admin, "callbacks are accepted");
+    started(addresses);
+    // 7. Until something ends.
+    let bridge = Bridge { config, journal, ingress, phase };
+    tokio::select! {
+        () = signals.next() => {}
+        error = bridge.failed() => return Err(bridge.abandon(&mut forwarding, error).await),
+        ended = forwarding.ended() => return Err(bridge.forwarder_ended(ended)),
+    }
+    bridge.stop(&mut forwarding, &mut signals).await
+}
+
+fn metrics(routing: &Routing) -> Result<Metrics, Error> {
+    let commands: Vec<&str> = callback::commands().map(|command| command.name).collect();
+    let dead_letters: Vec<&str> = DeadLetterReason::ALL.iter().map(|reason| reason.label()).collect();
+    Metrics::new(&Labels {
+        refusals: Refusal::REASONS,
+        commands: &commands,
+        topics: &routing.topic_labels(),
+        dead_letters: &dead_letters,
+        kafka_errors: &kafka::ERROR_KINDS,
+    })
+    .map_err(Error::Metrics)
+}
+
+async fn open_journal(config: &Config, metrics: &Metrics) -> Result<journal::Opened, Error> {
+    let record_max = config.http.header_max.bytes() + config.http.body_max.bytes() + RECORD_OVERHEAD_BYTES;
+    let settings = journal::Config::new(&config.journal, usize::try_from(record_max).unwrap_or(usize::MAX));
+    let metrics = metrics.journal.clone();
+    // Recovery may read for seconds; meanwhile a signal still ends the process.
+    let opened = tokio::task::spawn_blocking(move || journal::open(settings, Arc::new(Disk), metrics, Clock::system()));
+    let opened = opened.await.map_err(|error| Error::System(io::Error::other(error)))?.map_err(|error| Error::Journal(Arc::new(error)))?;
+    opened.report.log();
+    Ok(opened)
+}
+
+/// The last resort: where the process has not ended soon after the journal has failed, it is aborted, so that nothing is answered any more.
+fn watch_over(journal: &Journal) -> io::Result<()> {
+    let journal = journal.clone();
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    thread::Builder::new().name("watchdog".to_owned()).spawn(move || {
+        drop(runtime.block_on(journal.failed()));
+        thread::sleep(FAILURE_GRACE);
+        std::process::abort();
+    })?;
+    Ok(())
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// What `work` resolves to, or nothing where a signal comes first.
+    async fn or<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            () = self.next() => None,
+            done = work => Some(done),
+        }
+    }
+}
+
+/// How far the bridge is.
+#[derive(Debug, Default)]
+struct Phase {
+    started: AtomicBool,
+    draining: AtomicBool,
+}
+
+/// A running bridge.
+struct Bridge {
+    config: Config,
+    journal: Journal,
+    ingress: Ingress,
+    phase: Arc<Phase>,
+}
+
+impl Bridge {
+    /// Resolves when a part has ended that should not have.
+    async fn failed(&self) -> Error {
+        tokio::select! {
+            error = self.journal.failed() => Error::Journal(error),
+            failure = self.ingress.failed() => Error::IngressEnded(failure),
+        }
+    }
+
+    /// Ends in haste: nothing that was answered is in memory alone.
+    async fn abandon(&self, forwarding: &mut Forwarding, error: Error) -> Error {
+        tracing::error!(error = %error, "the bridge ends");
+        forwarding.handle().abandon();
+        drop(tokio::time::timeout(ABANDON_MAX, forwarding.ended()).await);
+        error
+    }
+
+    /// The forwarder ended although nobody had asked it to.
+    fn forwarder_ended(&self, ended: Result<(), forwarder::Error>) -> Error {
+        self.phase.draining.store(true, Ordering::Release);
+        match ended {
+            Err(error) => Error::Forwarder(error),
+            Ok(()) => Error::System(io::Error::other("the forwarder ended by itself")),
+        }
+    }
+
+    /// A stop by signal. A second one ends at once; what is left stays in the journal for the next start.
+    async fn stop(self, forwarding: &mut Forwarding, signals: &mut Signals) -> Result<(), Error> {
+        let ended = tokio::select! {
+            ended = self.stop_in_order(forwarding) => Some(ended),
+            error = self.failed() => Some(Err(error)),
+            () = signals.next() => None,
+        };
+        match ended {
+            Some(Ok(())) => Ok(()),
+            Some(Err(error)) => Err(self.abandon(forwarding, error).await),
+            None => {
+                tracing::warn!("second signal: the bridge ends at once; what is unpublished stays in the journal");
+                Ok(())
+            }
+        }
+    }
+
+    /// Unready, lame duck, no new connections, what is in hand, the journal as far as it goes, the last checkpoint.
+    async fn stop_in_order(&self, forwarding: &mut Forwarding) -> Result<(), Error> {
+        let shutdown = &self.config.shutdown;
+        tracing::info!(lame_duck = %shutdown.lame_duck, "the bridge stops: unready, callbacks are still accepted");
+        self.phase.draining.store(true, Ordering::Release);
+        self.ingress.lame_duck();
+        tokio::time::sleep(shutdown.lame_duck.get()).await;
+
+        let in_hand_max = self.config.http.body_timeout.get() + self.config.journal.answer_max.get() + STOP_MARGIN;
+        match self.ingress.stop(in_hand_max).await {
+            ingress::Stopped::Clean => tracing::info!("no callback is in hand any more"),
+            stopped @ (ingress::Stopped::Abandoned(_) | ingress::Stopped::Stuck(_)) => {
+                tracing::warn!(?stopped, "some requests were not answered; none of them was answered with success");
+            }
+        }
+
+        let handle = forwarding.handle();
+        handle.drain();
+        let ended = match tokio::time::timeout(shutdown.drain_max.get(), forwarding.ended()).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                handle.finish();
+                forwarding.ended().await
+            }
+        };
+        ended.map_err(Error::Forwarder)?;
+        if handle.is_drained() {
+            tracing::info!("the journal is empty");
+        } else {
+            tracing::warn!("what is unpublished stays in the journal for the next start");
+        }
+        let journal = self.journal.clone();
+        let closed = tokio::task::spawn_blocking(move || journal.close()).await;
+        closed.map_err(|error| Error::System(io::Error::other(error)))?.map_err(|error| Error::Journal(Arc::new(error)))?;
+        tracing::info!("the bridge has stopped");
+        Ok(())
+    }
+}
+
+/// What `/readyz` says, from the parts as they come to be.
+struct Conditions {
+    phase: Arc<Phase>,
+    parts: OnceLock<Observed>,
+}
+
+struct Observed {
+    journal: Journal,
+    status: kafka::Status,
+    forwarder: forwarder::Handle,
+}
+
+impl Conditions {
+    fn new(phase: Arc<Phase>) -> Self {
+        Self { phase, parts: OnceLock::new() }
+    }
+
+    fn complete(&self, journal: Journal, status: kafka::Status, forwarder: forwarder::Handle) {
+        drop(self.parts.set(Observed { journal, status, forwarder }));
+    }
+
+    fn list(&self) -> Vec<Condition> {
+        let started = self.phase.started.load(Ordering::Acquire);
+        let draining = self.phase.draining.load(Ordering::Acquire);
+        let mut conditions = vec![
+            Condition::deciding("starting", started, if started { "callbacks are accepted" } else { "not yet" }),
+            Condition::deciding("draining", !draining, if draining { "the bridge stops" } else { "no" }),
+        ];
+        let Some(parts) = self.parts.get() else {
+            conditions.push(Condition::deciding("journal", false, "recovery"));
+            return conditions;
+        };
+        conditions.push(match parts.journal.state() {
+            journal::State::Open => Condition::deciding("journal", true, "callbacks can be made durable"),
+            journal::State::Full(reason) => Condition::deciding("journal", false, format!("full: {reason}")),
+            journal::State::Failed(error) => Condition::deciding("journal", false, format!("failed: {error}")),
+            journal::State::Closed => Condition::deciding("journal", false, "closed"),
+        });
+        let kafka = parts.status.snapshot();
+        conditions.push(match kafka.connection {
+            Connection::Up => Condition::informing("kafka brokers", true, format!("{} up, {} down", kafka.brokers.up, kafka.brokers.down)),
+            Connection::Starting => Condition::informing("kafka brokers", false, "not reached yet"),
+            Connection::Lost => Condition::informing("kafka brokers", false, "none can be reached; callbacks wait in the journal"),
+        });
+        conditions.push(match (kafka.authentication, kafka.fatal) {
+            (Some(reason), _) => Condition::informing("kafka authentication", false, reason),
+            (None, Some(reason)) => Condition::informing("kafka authentication", false, reason),
+            (None, None) => Condition::informing("kafka authentication", true, "no refusal"),
+        });
+        for (topic, cause) in parts.forwarder.parked() {
+            conditions.push(Condition::informing(&format!("topic {topic}"), false, format!("parked: {}", cause.as_str())));
+        }
+        conditions
+    }
+}

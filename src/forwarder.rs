@@ -1,1 +1,524 @@
-//! Journal to event to route to producer to positions.
+//! From the journal to Kafka: reads the records in order, makes their events, hands them to the producer, and keeps for each topic the LSN up
+//! to which it has its records.
+//!
+//! One thread owns all of it. What it promises:
+//! - A record leaves the journal only when a delivery report says that Kafka has its event or its dead letter. Nothing is skipped or dropped.
+//! - Within a topic, records are sent in the order of the journal. A record that Kafka refuses for good leaves that order: it becomes a dead letter.
+//! - A topic that cannot take its records, or does not move, keeps no other waiting. Its records stay in the journal and are read a second time
+//!   once it takes them again; several such topics share one second reading.
+//! - The lowest position frees segments; a restart goes on from the positions and sends nothing that they say is there.
+//!
+//! What is deliberately absent: a queue of its own (librdkafka's is small, the journal is the buffer), a retry of anything that librdkafka
+//! retries by itself, and any knowledge of HTTP.
+
+pub mod apart;
+pub mod lane;
+pub mod positions;
+pub mod window;
+
+mod delivery;
+mod dispatch;
+mod reading;
+mod scout;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use crate::callback::DecodeError;
+use crate::clock::{Clock, Timestamp};
+use crate::config;
+use crate::journal::{self, Journal, Lsn, Positions, Reader};
+use crate::kafka::{self, ParkCause, Producer, Report, Reports};
+use crate::metrics;
+use crate::routing::{Routing, TopicId};
+
+use apart::Aparts;
+use lane::Lane;
+use positions::Ledger;
+use reading::{Held, SecondReading};
+use scout::Scout;
+
+/// No topic holds more of the producer's queue than one part in so many.
+const QUEUE_SHARES: usize = 4;
+
+/// How long the thread sleeps at most where nothing wakes it: the pace of whatever depends on time alone.
+const TICK: Duration = Duration::from_millis(50);
+
+/// How often the positions are handed to the journal, which writes them at its own pace.
+const POSITIONS_EVERY: Duration = Duration::from_millis(25);
+
+/// How long a drain goes on without a delivery before it gives up: Kafka is not there, and what is left is safe in the journal.
+const PROGRESS_MAX: Duration = Duration::from_secs(5);
+
+/// How long a producer that could not be built is waited for.
+const REBUILD_EVERY: Duration = Duration::from_secs(1);
+
+/// Records read in one go before reports are looked at again.
+const STRIDE: usize = 256;
+
+/// What the forwarder needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where an event's attributes stand.
+    pub mode: config::Mode,
+    /// What tells this bridge from its siblings; stands in dead letters that name a file.
+    pub instance: String,
+    /// Where bodies are kept that even the dead-letter topic cannot take.
+    pub oversized_dir: PathBuf,
+    /// The cluster; its secret files are read again when they change.
+    pub kafka: config::Kafka,
+    /// How the topics are to be made, and whether.
+    pub topics: config::Topics,
+}
+
+/// What the forwarder is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// Its own settings.
+    pub config: Config,
+    /// Where records come from.
+    pub journal: Journal,
+    /// The positions as the checkpoint has them.
+    pub positions: Positions,
+    /// Command to topic.
+    pub routing: Arc<Routing>,
+    /// How producers are built.
+    pub kafka: kafka::Settings,
+    /// Where producers say how their brokers are.
+    pub status: kafka::Status,
+    /// The metrics of producers.
+    pub kafka_metrics: metrics::Kafka,
+    /// Its metrics.
+    pub metrics: metrics::Forwarder,
+    /// The gauges of the journal that only completions move.
+    pub journal_metrics: metrics::Journal,
+    /// The wall clock.
+    pub clock: Clock,
+}
+
+/// Why the forwarder's thread ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The journal could not be read.
+    #[error("read the journal")]
+    Journal(#[source] journal::Error),
+    /// A record is intact and yet not one that this version can read: a newer one wrote it.
+    #[error("read record {lsn}")]
+    Record {
+        /// Which.
+        lsn: Lsn,
+        /// What is wrong with it.
+        #[source]
+        source: DecodeError,
+    },
+    /// Its thread panicked; it has said so itself.
+    #[error("keep its thread running")]
+    Panicked,
+    /// The system gives no thread.
+    #[error("start a thread")]
+    Thread(#[source] std::io::Error),
+    /// A topic that the routing does not have: a fault of the program.
+    #[error("find topic {topic} among those of the configuration")]
+    Topic {
+        /// Its number.
+        topic: usize,
+    },
+    /// A body could not be kept in a file.
+    #[error("write {path}")]
+    Oversized {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// What a running forwarder is asked for and tells. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    shared: Arc<Shared>,
+    thread: Thread,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    order: AtomicU8,
+    drained: AtomicBool,
+    parked: Mutex<BTreeMap<String, ParkCause>>,
+}
+
+/// What the forwarder is to do; only ever raised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Order {
+    Forward = 0,
+    /// End once the journal is empty, or nothing moves.
+    Drain = 1,
+    /// Hand over nothing more; wait for outstanding reports as long as they come.
+    Finish = 2,
+    /// End now.
+    Abandon = 3,
+}
+
+impl Handle {
+    /// Goes on until the journal is empty or 5 s bring no delivery, then ends.
+    pub fn drain(&self) {
+        self.order(Order::Drain);
+    }
+
+    /// Hands over nothing more, waits for the outstanding delivery reports as long as they come, then ends.
+    pub fn finish(&self) {
+        self.order(Order::Finish);
+    }
+
+    /// Ends now; what is outstanding is published again by the next start.
+    pub fn abandon(&self) {
+        self.order(Order::Abandon);
+    }
+
+    /// The topics that are parked, and why.
+    #[must_use]
+    pub fn parked(&self) -> BTreeMap<String, ParkCause> {
+        self.shared.parked.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether a drain has found the journal empty.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.shared.drained.load(Ordering::Acquire)
+    }
+
+    fn order(&self, order: Order) {
+        let order = match order {
+            Order::Forward => 0,
+            Order::Drain => 1,
+            Order::Finish => 2,
+            Order::Abandon => 3,
+        };
+        self.shared.order.fetch_max(order, Ordering::AcqRel);
+        self.thread.unpark();
+    }
+}
+
+impl Shared {
+    fn order(&self) -> Order {
+        match self.order.load(Ordering::Acquire) {
+            0 => Order::Forward,
+            1 => Order::Drain,
+            2 => Order::Finish,
+            _ => Order::Abandon,
+        }
+    }
+}
+
+/// A forwarder on a thread of its own.
+#[derive(Debug)]
+pub struct Forwarding {
+    handle: Handle,
+    ended: oneshot::Receiver<Result<(), Error>>,
+}
+
+impl Forwarding {
+    /// What it can be asked.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Resolves when its thread has ended. Cancel safe; to be awaited no more once it has resolved.
+    pub async fn ended(&mut self) -> Result<(), Error> {
+        (&mut self.ended).await.unwrap_or(Err(Error::Panicked))
+    }
+}
+
+/// Starts the forwarder on a thread of its own.
+///
+/// # Errors
+/// Where the system gives no thread.
+pub fn start(parts: Parts) -> std::io::Result<Forwarding> {
+    let shared = Arc::new(Shared::default());
+    let for_thread = Arc::clone(&shared);
+    let (end, ended) = oneshot::channel();
+    let thread = thread::Builder::new().name("forwarder".to_owned()).spawn(move || {
+        let result = Forwarder::new(parts, for_thread).and_then(Forwarder::run);
+        // Nobody waits for it where the process ends in haste.
+        drop(end.send(result));
+    })?;
+    Ok(Forwarding { handle: Handle { shared, thread: thread.thread().clone() }, ended })
+}
+
+/// The state of the forwarder's thread.
+struct Forwarder {
+    config: Config,
+    journal: Journal,
+    routing: Arc<Routing>,
+    settings: kafka::Settings,
+    status: kafka::Status,
+    kafka_metrics: metrics::Kafka,
+    metrics: Counters,
+    clock: Clock,
+    shared: Arc<Shared>,
+
+    /// The reading of the live end.
+    live: Reader,
+    /// What the live reading has in hand and could not yet hand over.
+    live_held: Option<Held>,
+    /// The reading for topics that are behind.
+    second: Option<SecondReading>,
+    /// One a topic, by [`TopicId`].
+    lanes: Vec<Lane>,
+    /// LSNs below which a stream has its records, by `StreamId`: an earlier run's positions.
+    floors: Vec<Lsn>,
+    aparts: Aparts,
+    ledger: Ledger,
+
+    producer: Option<Arc<Producer>>,
+    reports: Reports,
+    /// Swapped with the queue of reports, so that neither is allocated anew.
+    inbox: Vec<Report>,
+    scout: Scout,
+    /// Why the producer is to be built anew, where it is.
+    rebuild: Option<Rebuild>,
+    rebuild_after: Instant,
+    /// The smallest `max.message.bytes` of our topics, where it is known.
+    message_max: Option<u64>,
+
+    moved_at: Instant,
+    positions_at: Instant,
+}
+
+/// Why the producer is to be built anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rebuild {
+    /// librdkafka has given up on it.
+    Fatal,
+    /// A setting has changed: what is under way is waited for first.
+    Changed,
+}
+
+/// The handles of metrics that are moved for each record, looked up once.
+struct Counters {
+    forwarder: metrics::Forwarder,
+    journal: metrics::Journal,
+    published: prometheus::IntCounter,
+    dead_lettered: prometheus::IntCounter,
+    corrupt: prometheus::IntCounter,
+    discarded: prometheus::IntCounter,
+    republished_restart: prometheus::IntCounter,
+    republished_producer: prometheus::IntCounter,
+    /// By [`TopicId`].
+    topics: Vec<prometheus::IntCounter>,
+}
+
+impl Counters {
+    fn new(forwarder: metrics::Forwarder, journal: metrics::Journal, routing: &Routing) -> Self {
+        use metrics::{Completion, Republication};
+        Self {
+            published: forwarder.completed(Completion::Published),
+            dead_lettered: forwarder.completed(Completion::DeadLettered),
+            corrupt: forwarder.completed(Completion::Corrupt),
+            discarded: forwarder.completed(Completion::Discarded),
+            republished_restart: forwarder.republished(Republication::Restart),
+            republished_producer: forwarder.republished(Republication::Producer),
+            topics: routing.topics().iter().map(|topic| forwarder.published(&topic.name)).collect(),
+            forwarder,
+            journal,
+        }
+    }
+}
+
+impl Forwarder {
+    fn new(parts: Parts, shared: Arc<Shared>) -> Result<Self, Error> {
+        let Parts { config, journal, positions, routing, kafka, status, kafka_metrics, metrics, journal_metrics, clock } = parts;
+        let now = Instant::now();
+        let behind: Vec<_> = positions.behind.iter().map(|(stream, lsn)| (stream.clone(), lsn.get())).collect();
+        let floors: Vec<_> = routing.positions_from(&behind, positions.scanned.get()).into_iter().map(Lsn::new).collect();
+        let queue_max = usize::try_from(kafka.queue_max_messages()).unwrap_or(usize::MAX);
+        let in_flight_max = (queue_max / QUEUE_SHARES).max(1);
+        let lanes = routing
+            .topics()
+            .iter()
+            .map(|topic| {
+                let lowest = topic.streams.iter().filter_map(|stream| floors.get(stream.index())).min().copied();
+                Lane::new(in_flight_max, lowest.filter(|lowest| *lowest < positions.scanned), now)
+            })
+            .collect();
+        let waker = thread::current();
+        journal.watch(Arc::new(move || waker.unpark()));
+        let scout = Scout::start(&config, &kafka, &routing, thread::current()).map_err(Error::Thread)?;
+        Ok(Self {
+            live: journal.reader(positions.scanned),
+            live_held: None,
+            second: None,
+            lanes,
+            floors,
+            aparts: Aparts::default(),
+            ledger: Ledger::new(&positions),
+            producer: None,
+            reports: new_reports(),
+            inbox: Vec::new(),
+            scout,
+            rebuild: None,
+            rebuild_after: now,
+            message_max: None,
+            moved_at: now,
+            positions_at: now,
+            metrics: Counters::new(metrics, journal_metrics, &routing),
+            config,
+            journal,
+            routing,
+            settings: kafka,
+            status,
+            kafka_metrics,
+            clock,
+            shared,
+        })
+    }
+
+    fn run(mut self) -> Result<(), Error> {
+        let mut drain_since = None;
+        loop {
+            let now = Instant::now();
+            self.ensure_producer(now);
+            let mut moved = self.take_reports(now)?;
+            self.take_findings(now);
+            let order = self.shared.order();
+            if order == Order::Abandon {
+                break;
+            }
+            if order < Order::Finish && self.rebuild.is_none() {
+                moved |= self.send_aparts(now)?;
+                moved |= self.read_second(now)?;
+                moved |= self.read_live(now)?;
+            }
+            self.hand_over_positions(now);
+            if order >= Order::Drain && self.may_end(order, *drain_since.get_or_insert(now), now) {
+                break;
+            }
+            if !moved {
+                thread::park_timeout(TICK);
+            }
+        }
+        self.scout.stop();
+        self.journal.set_positions(self.positions());
+        Ok(())
+    }
+
+    /// Whether a drain is over: nothing left, or nothing moves.
+    fn may_end(&self, order: Order, since: Instant, now: Instant) -> bool {
+        let in_hand = self.in_flight();
+        let empty = in_hand == 0
+            && self.live_held.is_none()
+            && self.aparts.is_empty()
+            && self.live.position() >= self.journal.durable_end()
+            && self.lanes.iter().all(Lane::is_idle);
+        if empty {
+            self.shared.drained.store(true, Ordering::Release);
+        }
+        let stuck = now.duration_since(self.moved_at.max(since)) >= PROGRESS_MAX;
+        empty || stuck || (order == Order::Finish && in_hand == 0)
+    }
+
+    /// Builds the producer where there is none, or where it is to be built anew and what can be waited for has been.
+    fn ensure_producer(&mut self, now: Instant) {
+        if let Some(cause) = self.rebuild {
+            let stuck = now.duration_since(self.moved_at) >= PROGRESS_MAX;
+            if cause == Rebuild::Changed && self.in_flight() > 0 && !stuck {
+                return;
+            }
+            tracing::info!(cause = ?cause, "producer is built anew");
+            self.forget_producer();
+            self.rebuild = None;
+        }
+        if self.producer.is_some() || now < self.rebuild_after {
+            return;
+        }
+        match Producer::new(&self.settings, self.reports.clone(), self.status.clone(), self.kafka_metrics.clone()) {
+            Ok(producer) => {
+                let producer = Arc::new(producer);
+                self.scout.use_producer(Some(Arc::clone(&producer)));
+                self.producer = Some(producer);
+            }
+            Err(error) => {
+                tracing::error!(error = %error, "producer could not be built");
+                self.rebuild_after = now + REBUILD_EVERY;
+            }
+        }
+    }
+
+    /// Lets go of the producer: whatever it held is to be sent again.
+    fn forget_producer(&mut self) {
+        self.scout.use_producer(None);
+        if self.producer.take().is_some() {
+            self.kafka_metrics.producer_rebuilds.inc();
+        }
+        // Reports of the producer that is gone must not be taken for the new one's.
+        self.reports = new_reports();
+        let mut unsent = self.aparts.unsend();
+        for lane in &mut self.lanes {
+            unsent += lane.window.unsend();
+            lane.rewind();
+        }
+        self.metrics.republished_producer.inc_by(unsent);
+        self.second = None;
+    }
+
+    /// Records with librdkafka.
+    fn in_flight(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.window.in_flight()).sum::<usize>() + self.aparts.in_flight()
+    }
+
+    /// How far the live reading is: the first LSN that it has neither handed over nor left to a second reading.
+    fn scanned(&self) -> Lsn {
+        self.live_held.as_ref().map_or_else(|| self.live.position(), |held| held.lsn)
+    }
+
+    fn positions(&self) -> Positions {
+        let scanned = self.scanned();
+        let position = |stream| {
+            let lane = self.lanes.get(self.routing.topic_of(stream).index())?;
+            let floor = self.floors.get(stream.index())?;
+            Some(lane.position(scanned).max(*floor).min(scanned).get())
+        };
+        let positions: Vec<_> = self.routing.streams().map(|stream| position(stream).unwrap_or(scanned.get())).collect();
+        let behind = self.routing.behind(&positions, scanned.get());
+        self.ledger.checkpoint(scanned, behind.into_iter().map(|(stream, lsn)| (stream, Lsn::new(lsn))).collect())
+    }
+
+    fn hand_over_positions(&mut self, now: Instant) {
+        if now.duration_since(self.positions_at) < POSITIONS_EVERY {
+            return;
+        }
+        self.positions_at = now;
+        let oldest = self.lanes.iter().filter_map(Lane::oldest).chain(self.live_held.as_ref().map(|held| held.received)).min();
+        #[expect(clippy::cast_precision_loss, clippy::as_conversions, reason = "microseconds since 1970 fit 52 bits for centuries")]
+        let seconds = oldest.map_or(0.0, |oldest| oldest.micros() as f64 / 1e6);
+        self.metrics.journal.oldest_unpublished_timestamp_seconds.set(seconds);
+        self.journal.set_positions(self.positions());
+    }
+
+    fn dead_letter_topic(&self) -> TopicId {
+        self.routing.topic_of(self.routing.dead_letter())
+    }
+
+    fn lane_mut(&mut self, topic: TopicId) -> Option<&mut Lane> {
+        self.lanes.get_mut(topic.index())
+    }
+
+    /// The latency of a record that was received then.
+    fn observe_latency(&self, received: Timestamp, now: Timestamp) {
+        self.metrics.forwarder.delivery_latency_seconds.observe(received.until(now).as_secs_f64());
+    }
+}
+
+/// A queue of reports that wakes this thread.
+fn new_reports() -> Reports {
+    let waker = thread::current();
+    Reports::new(move || waker.unpark())
+}

@@ -1,0 +1,257 @@
+//! A record on its way out: made into its message, handed to the producer, entered into its topic's window.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use crate::callback::Callback;
+use crate::event::dead_letter::{self, Grounds, Place};
+use crate::event::{self, DeadLetterReason, Message, Normalised};
+use crate::journal::{Item, Lsn};
+use crate::kafka::SendError;
+use crate::routing::{Routing, TopicId};
+
+use super::apart::Step;
+use super::delivery::Answer;
+use super::lane::{Lane, Room};
+use super::reading::{Handed, Held, Load};
+use super::window::State;
+use super::{Error, Forwarder};
+
+/// What a delivery report says it is about, in the 64 bits that librdkafka carries for us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ticket {
+    pub(super) lsn: Lsn,
+    /// Whose window the record is in.
+    pub(super) topic: TopicId,
+    /// Why it is a dead letter, where it is one.
+    pub(super) reason: Option<DeadLetterReason>,
+}
+
+impl Ticket {
+    const LSN_BITS: u32 = 48;
+    const REASON_BITS: u32 = 4;
+
+    /// LSN in the low 48 bits (a million records a second for eight years), then the reason, then the topic.
+    pub(super) fn pack(self) -> u64 {
+        let reason = self.reason.and_then(|reason| DeadLetterReason::ALL.iter().position(|known| *known == reason));
+        let reason = reason.and_then(|index| u64::try_from(index + 1).ok()).unwrap_or(0);
+        let topic = u64::try_from(self.topic.index()).unwrap_or(u64::MAX);
+        (topic << (Self::LSN_BITS + Self::REASON_BITS)) | (reason << Self::LSN_BITS) | self.lsn.get()
+    }
+
+    /// `None` where it is not a ticket of this routing.
+    pub(super) fn unpack(opaque: u64, routing: &Routing) -> Option<Self> {
+        let lsn = Lsn::new(opaque & ((1 << Self::LSN_BITS) - 1));
+        let reason = (opaque >> Self::LSN_BITS) & ((1 << Self::REASON_BITS) - 1);
+        let topic = opaque >> (Self::LSN_BITS + Self::REASON_BITS);
+        let topic = routing.topic_at(usize::try_from(topic).ok()?)?;
+        let reason = match reason.checked_sub(1) {
+            Some(index) => Some(*DeadLetterReason::ALL.get(usize::try_from(index).ok()?)?),
+            None => None,
+        };
+        Some(Self { lsn, topic, reason })
+    }
+}
+
+impl Forwarder {
+    /// Makes a record's message.
+    pub(super) fn prepare(&self, lsn: Lsn, record: Bytes) -> Result<Held, Error> {
+        let callback = Callback::decode(record).map_err(|source| Error::Record { lsn, source })?;
+        let received = callback.received;
+        let (stream, load) = match event::normalise(&callback, &self.routing, self.config.mode) {
+            Normalised::Event { stream, .. } if self.routing.is_discarded(&callback.command) => (stream, Load::Discarded),
+            Normalised::Event { stream, message } => (stream, Load::Event(message)),
+            Normalised::DeadLetter(letter) => (self.routing.dead_letter(), Load::DeadLetter(letter.message, letter.reason)),
+        };
+        Ok(Held { lsn, topic: self.routing.topic_of(stream), stream, received, load })
+    }
+
+    /// Hands a record to the producer and enters it into its topic's window.
+    pub(super) fn hand_over(&mut self, held: Held, now: Instant) -> Result<Handed, Error> {
+        let (message, reason) = match &held.load {
+            Load::Discarded => {
+                self.discard(&held);
+                return Ok(Handed::Over);
+            }
+            Load::Event(message) => (message, None),
+            Load::DeadLetter(message, reason) => (message, Some(*reason)),
+        };
+        let ticket = Ticket { lsn: held.lsn, topic: held.topic, reason };
+        let refused = match self.send(held.topic, message, ticket) {
+            Ok(()) => None,
+            Err(SendError::QueueFull) => return Ok(Handed::Full(held)),
+            Err(SendError::Refused { verdict, error }) => Some(Answer { verdict, error: Some(error) }),
+        };
+        let (lsn, received) = (held.lsn, held.received);
+        if self.ledger.may_be_repeated(lsn) {
+            self.metrics.republished_restart.inc();
+        }
+        let Some(lane) = self.lanes.get_mut(held.topic.index()) else { return Err(Error::Topic { topic: held.topic.index() }) };
+        let from_second = lane.next().is_some();
+        if lane.window.set(lsn, State::Sent).is_none() {
+            lane.window.push(lsn, received, State::Sent);
+            if from_second {
+                self.ledger.taken_up();
+            }
+        }
+        lane.sent(now);
+        if let Some(answer) = refused {
+            self.settle(ticket, answer, now)?;
+        }
+        Ok(Handed::Over)
+    }
+
+    /// Sends what is apart: records to be tried alone, and dead letters that are owed.
+    pub(super) fn send_aparts(&mut self, now: Instant) -> Result<bool, Error> {
+        if self.aparts.is_empty() {
+            return Ok(false);
+        }
+        let mut moved = false;
+        for (lsn, topic, step) in self.aparts.due() {
+            let target = match &step {
+                Step::Retry => topic,
+                Step::DeadLetter { .. } | Step::Oversized { .. } => self.dead_letter_topic(),
+            };
+            let Some(lane) = self.lanes.get_mut(target.index()) else { continue };
+            let free = match &step {
+                Step::Retry => lane.is_ready_for_one(now),
+                Step::DeadLetter { .. } | Step::Oversized { .. } => lane.room(now) == Room::Free,
+            };
+            if free {
+                moved |= self.send_apart(lsn, topic, &step, now)?;
+            }
+        }
+        Ok(moved)
+    }
+
+    fn send_apart(&mut self, lsn: Lsn, topic: TopicId, step: &Step, now: Instant) -> Result<bool, Error> {
+        let Some(Item::Record { record, .. }) = self.journal.reader(lsn).next().map_err(Error::Journal)? else {
+            // It was read before and cannot be read now: the journal has set it aside and counted it.
+            self.give_up_corrupt(lsn, topic);
+            return Ok(true);
+        };
+        let callback = Callback::decode(record).map_err(|source| Error::Record { lsn, source })?;
+        let (target, message, reason) = match step {
+            Step::Retry => match event::normalise(&callback, &self.routing, self.config.mode) {
+                Normalised::Event { message, .. } => (topic, message, None),
+                Normalised::DeadLetter(letter) => (topic, letter.message, Some(letter.reason)),
+            },
+            Step::DeadLetter { reason, detail } => {
+                let grounds = Grounds { reason: *reason, detail, topic: &self.routing.topic(topic).name };
+                (self.dead_letter_topic(), dead_letter::message(&callback, &grounds), Some(*reason))
+            }
+            Step::Oversized { reason, detail } => {
+                let grounds = Grounds { reason: *reason, detail, topic: &self.routing.topic(topic).name };
+                let file = self.keep_oversized(lsn, &callback.body)?;
+                let place = Place { instance: &self.config.instance, file: &file };
+                let message = dead_letter::message_without_body(&callback, &grounds, &place);
+                (self.dead_letter_topic(), message, Some(*reason))
+            }
+        };
+        let ticket = Ticket { lsn, topic, reason };
+        match self.send(target, &message, ticket) {
+            Err(SendError::QueueFull) => return Ok(false),
+            Ok(()) => {
+                if let Some(apart) = self.aparts.get_mut(lsn) {
+                    apart.in_flight = true;
+                }
+            }
+            Err(SendError::Refused { verdict, error }) => {
+                if let Some(apart) = self.aparts.get_mut(lsn) {
+                    apart.in_flight = true;
+                }
+                self.settle(ticket, Answer { verdict, error: Some(error) }, now)?;
+            }
+        }
+        Ok(true)
+    }
+
+    fn send(&self, topic: TopicId, message: &Message, ticket: Ticket) -> Result<(), SendError> {
+        let Some(producer) = &self.producer else { return Err(SendError::QueueFull) };
+        producer.send(&self.routing.topic(topic).name, message.key.as_deref(), &message.value, &message.headers, ticket.pack())
+    }
+
+    /// A command that the configuration has come to discard since its callback was received.
+    fn discard(&mut self, held: &Held) {
+        let Some(lane) = self.lanes.get_mut(held.topic.index()) else { return };
+        let from_second = lane.next().is_some();
+        if lane.window.set(held.lsn, State::Done).is_none() {
+            lane.window.push(held.lsn, held.received, State::Done);
+            if from_second {
+                self.ledger.taken_up();
+            }
+        }
+        self.ledger.passed(lane.window.advance());
+        self.metrics.discarded.inc();
+        self.metrics.journal.unpublished_records.dec();
+    }
+
+    fn give_up_corrupt(&mut self, lsn: Lsn, topic: TopicId) {
+        tracing::error!(lsn = lsn.get(), "record that was to be sent again was lost to corruption");
+        if let Some(apart) = self.aparts.remove(lsn)
+            && apart.step == Step::Retry
+            && let Some(lane) = self.lane_mut(topic)
+        {
+            lane.retry_ends();
+        }
+        self.done(topic, lsn);
+        self.metrics.corrupt.inc();
+        self.metrics.journal.unpublished_records.dec();
+    }
+
+    /// A record of a topic's window is completed.
+    pub(super) fn done(&mut self, topic: TopicId, lsn: Lsn) -> Option<State> {
+        let lane: &mut Lane = self.lanes.get_mut(topic.index())?;
+        let before = lane.window.set(lsn, State::Done);
+        let passed = lane.window.advance();
+        self.ledger.passed(passed);
+        before
+    }
+
+    /// Keeps a body in a file of its own, named by journal and LSN, synced with its folder before anything names it. A file that is there
+    /// already is the same body from an earlier try.
+    fn keep_oversized(&self, lsn: Lsn, body: &[u8]) -> Result<String, Error> {
+        let dir = &self.config.oversized_dir;
+        let name = format!("{}-{:020}", self.journal.identity(), lsn.get());
+        let path = dir.join(&name);
+        let write = || -> io::Result<()> {
+            fs::create_dir_all(dir)?;
+            let partial = dir.join(format!("{name}.partial"));
+            let mut file = File::create(&partial)?;
+            file.write_all(body)?;
+            file.sync_all()?;
+            fs::rename(&partial, &path)?;
+            sync_dir(dir)?;
+            dir.parent().map_or(Ok(()), sync_dir)
+        };
+        write().map_err(|source| Error::Oversized { path: path.clone(), source })?;
+        self.metrics.forwarder.oversized.inc();
+        Ok(name)
+    }
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    #[test]
+    fn a_ticket_survives_librdkafka() {
+        let routing = Routing::new(&config::Topics::default());
+        for reason in DeadLetterReason::ALL.into_iter().map(Some).chain([None]) {
+            for topic in (0..).map_while(|index| routing.topic_at(index)) {
+                let ticket = Ticket { lsn: Lsn::new((1 << 48) - 1), topic, reason };
+                assert_eq!(Ticket::unpack(ticket.pack(), &routing), Some(ticket));
+            }
+        }
+        assert_eq!(Ticket::unpack(u64::MAX, &routing), None);
+    }
+}
