@@ -76,7 +76,7 @@ impl Config {
             size_max: settings.size_max.bytes(),
             segment_size: settings.segment_size.bytes(),
             free_space_min: settings.free_space_min.bytes(),
-            answer_max: settings.answer_max.duration(),
+            answer_max: settings.answer_max.get(),
             record_max,
         }
     }
