@@ -1,1 +1,88 @@
-//! What the forwarder needs of Kafka.
+//! What the forwarder needs of Kafka: a producer whose every message ends in exactly one [`Report`], the topics' state, and their creation.
+//!
+//! - [`producer`]: messages in, reports out; its own poll thread.
+//! - [`settings`]: what librdkafka is told, and the files behind it.
+//! - [`verdict`]: the closed table from librdkafka's errors to what is to be done about a record.
+//! - [`statistics`]: brokers, authentication and queue, for `/readyz`, the metrics and the log.
+//! - [`topics`]: what exists, what is missing, what differs; creating and changing.
+//! - [`embedded`]: a cluster in memory, for `chat-bridge dev`.
+//!
+//! This module knows nothing of callbacks and events: a message is a topic, a key, bytes and headers.
+
+pub mod embedded;
+pub mod producer;
+pub mod settings;
+pub mod statistics;
+pub mod topics;
+pub mod verdict;
+
+use std::io;
+use std::path::PathBuf;
+
+use rdkafka::error::KafkaError;
+
+pub use producer::{Fatal, Producer, Report, Reports, SendError};
+pub use settings::{Fingerprint, Settings};
+pub use statistics::{Connection, Snapshot, Status};
+pub use verdict::{DeadLetterCause, ERROR_KINDS, ErrorCode, ParkCause, Verdict};
+
+/// Why a client could not be made, or Kafka not asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file that the settings name could not be read.
+    #[error("read {path} for {key}", path = .path.display())]
+    File {
+        /// The librdkafka property.
+        key: String,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// librdkafka does not take a property. The value is left out: it may be a secret.
+    #[error("set {key}: {reason}")]
+    Property {
+        /// The librdkafka property.
+        key: String,
+        /// What librdkafka said.
+        reason: String,
+    },
+    /// librdkafka could not make a client of these settings, or not start what belongs to it.
+    #[error("make a client of Kafka: {0}")]
+    Client(String),
+    /// No broker answered in time; the text is the most telling of what the connections reported.
+    #[error("reach Kafka: {0}")]
+    Unreachable(String),
+    /// Kafka answered, and refused.
+    #[error("{operation}: {code}")]
+    Refused {
+        /// What was asked of Kafka.
+        operation: &'static str,
+        /// Kafka's word.
+        code: ErrorCode,
+    },
+}
+
+impl Error {
+    /// Whether an operator must change the configuration, where the others may pass by themselves.
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        match self {
+            Self::File { .. } | Self::Property { .. } | Self::Client(_) => true,
+            Self::Unreachable(_) | Self::Refused { .. } => false,
+        }
+    }
+}
+
+/// An error of making a client. The value of a bad property stays out of the text.
+fn creation(error: &KafkaError) -> Error {
+    if let KafkaError::ClientConfig(_, reason, key, value) = error {
+        let reason = if value.is_empty() { reason.clone() } else { reason.replace(value.as_str(), "***") };
+        return Error::Property { key: key.clone(), reason };
+    }
+    if let KafkaError::ClientCreation(reason) = error {
+        return Error::Client(reason.clone());
+    }
+    Error::Client(error.to_string())
+}

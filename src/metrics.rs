@@ -411,6 +411,8 @@ pub enum BrokerState {
     Up,
     /// On the way there: connecting, in the TLS or SASL handshake.
     Connecting,
+    /// Not connected because nothing asks for it: it leads none of our partitions.
+    Idle,
     /// Not connected.
     Down,
 }
@@ -425,7 +427,7 @@ pub struct Kafka {
     /// Bytes handed to librdkafka and not yet reported on.
     pub queue_bytes: IntGauge,
     brokers: IntGaugeVec,
-    /// 1 while a broker refuses our credentials.
+    /// 1 while the TLS or SASL handshake with the brokers fails.
     pub authentication_failed: IntGauge,
     errors: IntCounterVec,
     /// Producers that were built anew: after a fatal error, or because a secret has changed.
@@ -441,7 +443,7 @@ pub struct Kafka {
 impl Kafka {
     fn new(registry: &Registry, labels: &Labels<'_>) -> Result<Self, prometheus::Error> {
         let brokers = gauges(registry, "kafka_brokers", "Brokers by the state of our connection to them.", &["state"])?;
-        for state in [BrokerState::Up, BrokerState::Connecting, BrokerState::Down] {
+        for state in [BrokerState::Up, BrokerState::Connecting, BrokerState::Idle, BrokerState::Down] {
             brokers.with_label_values(&[state.label()]);
         }
         let errors = counters(registry, "kafka_errors_total", "Errors that librdkafka reported, by kind.", &["kind"])?;
@@ -453,7 +455,11 @@ impl Kafka {
             queue_max_messages: gauge(registry, "kafka_queue_max_messages", "Limit of messages in librdkafka's queue.")?,
             queue_bytes: gauge(registry, "kafka_queue_bytes", "Bytes handed to librdkafka and not yet reported on.")?,
             brokers,
-            authentication_failed: gauge(registry, "kafka_authentication_failed", "1 while a broker refuses our credentials.")?,
+            authentication_failed: gauge(
+                registry,
+                "kafka_authentication_failed",
+                "1 while the TLS or SASL handshake with the brokers fails.",
+            )?,
             errors,
             producer_rebuilds: counter(
                 registry,
@@ -484,6 +490,7 @@ impl BrokerState {
         match self {
             Self::Up => "up",
             Self::Connecting => "connecting",
+            Self::Idle => "idle",
             Self::Down => "down",
         }
     }

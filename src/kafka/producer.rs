@@ -1,0 +1,452 @@
+//! One librdkafka producer, its poll thread, and the queue of delivery reports.
+//!
+//! - Every message that [`Producer::send`] takes ends in exactly one [`Report`]; one that it does not take ends in none.
+//! - A report comes from the poll thread; [`Reports`] hands them to one reader in bulk and wakes it when there is something new.
+//! - The poll thread never dies in silence: what ends it is a [`Fatal`], and so is what librdkafka calls fatal. After one, the owner makes another producer and
+//!   hands over again whatever is not confirmed.
+//! - Nothing here waits for the queue to empty: a flush steps in 100 ms. Who wants to drain waits for [`Producer::in_flight`] to be zero.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::KafkaError;
+use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
+use rdkafka::types::RDKafkaErrorCode as Code;
+
+use super::statistics::Status;
+use super::topics::{self, Presence};
+use super::verdict::{ErrorCode, Verdict};
+use super::{Error, Settings, creation};
+use crate::metrics;
+
+const _: () = assert!(usize::BITS >= u64::BITS, "librdkafka carries the opaque number in a pointer");
+
+/// How long the poll thread waits for reports while they are few: each is handed over at once, and dropping the producer waits this long at most.
+const TICK_CALM: Duration = Duration::from_millis(20);
+/// How long it gathers reports while they are many: the reader is woken once for all of them.
+const TICK_BUSY: Duration = Duration::from_millis(1);
+/// Reports in a calm tick from which they are many: 10,000 a second.
+const BUSY_FROM: u64 = 200;
+/// Reports in a busy tick below which they are few: 4,000 a second.
+const CALM_BELOW: u64 = 4;
+
+/// What became of one message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The number it was sent with.
+    pub opaque: u64,
+    /// What is to be done about its record.
+    pub verdict: Verdict,
+    /// librdkafka's or the broker's error; `None` where it was delivered.
+    pub error: Option<ErrorCode>,
+    /// The partition it went to; -1 where it got none.
+    pub partition: i32,
+    /// Its place in the partition; meaningless unless it was delivered.
+    pub offset: i64,
+}
+
+/// The producer is of no more use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fatal {
+    /// Why, without secrets.
+    pub reason: String,
+}
+
+impl fmt::Display for Fatal {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.reason)
+    }
+}
+
+/// Why a message was not taken. It will have no report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SendError {
+    /// The queue is full; the next report makes room.
+    QueueFull,
+    /// librdkafka has refused it at once.
+    Refused {
+        /// What is to be done about its record.
+        verdict: Verdict,
+        /// Its word.
+        error: ErrorCode,
+    },
+}
+
+/// The queue of the delivery reports of one producer: written by its poll thread, read by one thread. Cheap to clone.
+#[derive(Clone)]
+pub struct Reports(Arc<Queue>);
+
+struct Queue {
+    waiting: Mutex<Waiting>,
+    wake: Box<dyn Fn() + Send + Sync>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    reports: Vec<Report>,
+    fatal: Option<Fatal>,
+}
+
+impl Reports {
+    /// An empty queue. `wake` is called from the poll thread when there is something new in a queue that had been drained; it must be cheap (an unpark).
+    #[must_use]
+    pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Self {
+        Self(Arc::new(Queue { waiting: Mutex::default(), wake: Box::new(wake) }))
+    }
+
+    /// Moves all reports to the end of `into`, oldest first. Waits for nothing.
+    pub fn drain(&self, into: &mut Vec<Report>) {
+        let mut waiting = self.lock();
+        if into.is_empty() {
+            // Both vectors keep their room, so a steady flow allocates nothing.
+            std::mem::swap(&mut waiting.reports, into);
+        } else {
+            into.append(&mut waiting.reports);
+        }
+    }
+
+    /// Whether the producer is dead, and why. It stays so.
+    #[must_use]
+    pub fn fatal(&self) -> Option<Fatal> {
+        self.lock().fatal.clone()
+    }
+
+    fn push(&self, report: Report) {
+        let mut waiting = self.lock();
+        let was_empty = waiting.reports.is_empty();
+        waiting.reports.push(report);
+        drop(waiting);
+        if was_empty {
+            (self.0.wake)();
+        }
+    }
+
+    fn append(&self, reports: &mut Vec<Report>) {
+        if reports.is_empty() {
+            return;
+        }
+        let mut waiting = self.lock();
+        let was_empty = waiting.reports.is_empty();
+        waiting.reports.append(reports);
+        drop(waiting);
+        if was_empty {
+            (self.0.wake)();
+        }
+    }
+
+    fn fail(&self, reason: &str) {
+        self.lock().fatal.get_or_insert_with(|| Fatal { reason: reason.to_owned() });
+        (self.0.wake)();
+    }
+
+    /// A panic leaves whole reports behind, so the queue is good even then.
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Reports {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Reports").field("waiting", &self.lock().reports.len()).finish_non_exhaustive()
+    }
+}
+
+/// An idempotent producer. Dropping it purges what is in flight: each such message is reported with [`Verdict::Rebuild`] before the drop returns.
+pub struct Producer {
+    base: Arc<BaseProducer<Context>>,
+    poll: Option<JoinHandle<()>>,
+}
+
+impl Producer {
+    /// Makes a producer and starts its poll thread. Kafka need not be there. `reports` must be new: numbers of an earlier producer would mix with this one's.
+    pub fn new(settings: &Settings, reports: Reports, status: Status, metrics: metrics::Kafka) -> Result<Self, Error> {
+        metrics.queue_max_messages.set(i64::try_from(settings.queue_max_messages()).unwrap_or(i64::MAX));
+        let context = Context {
+            reports,
+            status,
+            metrics,
+            settings: settings.clone(),
+            in_flight: AtomicU64::new(0),
+            reported: AtomicU64::new(0),
+            gathers: AtomicBool::new(false),
+            gathered: Mutex::default(),
+            echo: Mutex::default(),
+            retries: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+        };
+        let base: BaseProducer<Context> = settings.producer().create_with_context(context).map_err(|error| creation(&error))?;
+        let base = Arc::new(base);
+        let polled = Arc::clone(&base);
+        let poll = thread::Builder::new()
+            .name("kafka-poll".to_owned())
+            .spawn(move || poll(&polled))
+            .map_err(|error| Error::Client(format!("start its poll thread: {error}")))?;
+        Ok(Self { base, poll: Some(poll) })
+    }
+
+    /// Hands a message to librdkafka, which copies it. Never waits. The record's time is now.
+    ///
+    /// # Errors
+    /// Where the message was not taken: the caller keeps it, and no report will come.
+    pub fn send<N: AsRef<str>, V: AsRef<[u8]>>(
+        &self,
+        topic: &str,
+        key: Option<&[u8]>,
+        value: &[u8],
+        headers: &[(N, V)],
+        opaque: u64,
+    ) -> Result<(), SendError> {
+        let mut owned = OwnedHeaders::new_with_capacity(headers.len());
+        for (name, content) in headers {
+            owned = owned.insert(Header { key: name.as_ref(), value: Some(content.as_ref()) });
+        }
+        let number = usize::try_from(opaque).unwrap_or(usize::MAX);
+        let mut record = BaseRecord::with_opaque_to(topic, number).payload(value).headers(owned);
+        record.key = key;
+        let context = self.base.context();
+        // Counted first: the report may come before `send` returns.
+        context.in_flight.fetch_add(1, Ordering::AcqRel);
+        let Err((error, _)) = self.base.send(record) else { return Ok(()) };
+        context.in_flight.fetch_sub(1, Ordering::AcqRel);
+        Err(context.refused(&error))
+    }
+
+    /// Messages taken and not yet reported on.
+    #[must_use]
+    pub fn in_flight(&self) -> u64 {
+        self.base.context().in_flight.load(Ordering::Acquire)
+    }
+
+    /// What the cluster says of these topics, within `timeout` altogether; waits on the calling thread. What is learned is this producer's knowledge too: a topic
+    /// that it had given up takes messages again as soon as it is seen here.
+    #[must_use]
+    pub fn lookup(&self, topics: &[&str], timeout: Duration) -> BTreeMap<String, Presence> {
+        topics::lookup(self.base.client(), topics, timeout).0
+    }
+}
+
+impl Drop for Producer {
+    fn drop(&mut self) {
+        self.base.context().stop.store(true, Ordering::Release);
+        if let Some(poll) = self.poll.take() {
+            // The thread has caught its own panic and told of it.
+            drop(poll.join());
+        }
+        // The reports that the purge makes are handed over one by one.
+        self.base.context().gathers.store(false, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for Producer {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Producer").field("in_flight", &self.in_flight()).finish_non_exhaustive()
+    }
+}
+
+fn poll(base: &BaseProducer<Context>) {
+    let context = base.context();
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        let mut tick = TICK_CALM;
+        while !context.stop.load(Ordering::Acquire) {
+            context.gathers.store(tick == TICK_BUSY, Ordering::Relaxed);
+            // Since rdkafka 0.38 a poll uses its whole time, whatever it serves.
+            base.poll(tick);
+            tick = match context.end_of_tick() {
+                many if tick == TICK_CALM && many >= BUSY_FROM => TICK_BUSY,
+                few if tick == TICK_BUSY && few < CALM_BELOW => TICK_CALM,
+                _ => tick,
+            };
+        }
+    }));
+    if result.is_err() {
+        context.dead("the poll thread panicked");
+    }
+}
+
+/// What librdkafka calls back into. All calls but `log` come from the poll thread, or from the thread that drops the producer when that has ended.
+struct Context {
+    reports: Reports,
+    status: Status,
+    metrics: metrics::Kafka,
+    settings: Settings,
+    in_flight: AtomicU64,
+    /// Reports since the last tick.
+    reported: AtomicU64,
+    /// Whether reports are gathered until the end of the tick.
+    gathers: AtomicBool,
+    gathered: Mutex<Vec<Report>>,
+    /// The error that rdkafka 0.39 will report a second time.
+    echo: Mutex<Option<(Code, String)>>,
+    /// Requests sent again, as the last statistics had it.
+    retries: AtomicU64,
+    stop: AtomicBool,
+}
+
+impl Context {
+    /// Hands over what was gathered; the answer is the number of reports since the last tick.
+    fn end_of_tick(&self) -> u64 {
+        self.reports.append(&mut self.gathered.lock().unwrap_or_else(PoisonError::into_inner));
+        self.metrics.queue_messages.set(i64::try_from(self.in_flight.load(Ordering::Relaxed)).unwrap_or(i64::MAX));
+        self.reported.swap(0, Ordering::Relaxed)
+    }
+
+    fn hand_over(&self, report: Report) {
+        self.reported.fetch_add(1, Ordering::Relaxed);
+        if self.gathers.load(Ordering::Relaxed) {
+            self.gathered.lock().unwrap_or_else(PoisonError::into_inner).push(report);
+        } else {
+            self.reports.push(report);
+        }
+    }
+
+    fn refused(&self, error: &KafkaError) -> SendError {
+        // Every error of a send bears a code but one: a NUL in the topic's name.
+        let error = ErrorCode(error.rdkafka_error_code().unwrap_or(Code::InvalidTopic));
+        if error.0 == Code::QueueFull {
+            return SendError::QueueFull;
+        }
+        self.metrics.errors(error.kind()).inc();
+        SendError::Refused { verdict: error.verdict(), error }
+    }
+
+    fn dead(&self, reason: &str) {
+        self.status.fatal(reason);
+        self.reports.fail(reason);
+    }
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(&self.settings, level, facility, message);
+    }
+
+    fn stats_raw(&self, json: &[u8]) {
+        let retries = self.status.statistics(json, self.retries.load(Ordering::Relaxed));
+        self.retries.store(retries, Ordering::Relaxed);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        let Some(code) = error.rdkafka_error_code() else { return };
+        let reason = self.settings.redact(reason);
+        if is_echo(&self.echo, code, &reason) {
+            return;
+        }
+        self.status.error(ErrorCode(code), &reason);
+        if code == Code::Fatal {
+            self.reports.fail(&reason);
+        }
+    }
+}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
+        let (message, error) = match result {
+            Ok(message) => (message, None),
+            Err((error, message)) => (message, Some(ErrorCode(error.rdkafka_error_code().unwrap_or(Code::Unknown)))),
+        };
+        let verdict = error.map_or(Verdict::Delivered, ErrorCode::verdict);
+        match error {
+            None => self.status.delivered(),
+            Some(error) => self.metrics.errors(error.kind()).inc(),
+        }
+        // Before the report is seen: whoever has drained the last one finds nothing in flight.
+        self.in_flight.fetch_sub(1, Ordering::AcqRel);
+        let opaque = u64::try_from(opaque).unwrap_or(u64::MAX);
+        self.hand_over(Report { opaque, verdict, error, partition: message.partition(), offset: message.offset() });
+    }
+}
+
+/// rdkafka 0.39 calls back twice, one right after the other, for each error event. Whether this call is the second of two.
+pub(super) fn is_echo(last: &Mutex<Option<(Code, String)>>, code: Code, reason: &str) -> bool {
+    let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+    if last.as_ref().is_some_and(|(known, text)| *known == code && text == reason) {
+        *last = None;
+        return true;
+    }
+    *last = Some((code, reason.to_owned()));
+    false
+}
+
+/// librdkafka's own lines. It repeats them while a broker is away, so they are for whoever looks for them; what has changed is told by [`Status`].
+pub(super) fn log(settings: &Settings, level: RDKafkaLogLevel, facility: &str, message: &str) {
+    let message = settings.redact(message);
+    match level {
+        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+            tracing::error!(target: "librdkafka", facility, message);
+        }
+        RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
+            tracing::debug!(target: "librdkafka", facility, message);
+        }
+        RDKafkaLogLevel::Debug => tracing::trace!(target: "librdkafka", facility, message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    fn report(opaque: u64) -> Report {
+        Report { opaque, verdict: Verdict::Delivered, error: None, partition: 0, offset: 0 }
+    }
+
+    #[test]
+    fn the_reader_is_woken_once_for_all_that_comes_before_it_drains() {
+        let woken = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&woken);
+        let reports = Reports::new(move || {
+            counter.fetch_add(1, Ordering::Relaxed);
+        });
+        let mut drained = Vec::new();
+        reports.push(report(1));
+        reports.push(report(2));
+        reports.append(&mut vec![report(3), report(4)]);
+        reports.append(&mut Vec::new());
+        assert_eq!(woken.load(Ordering::Relaxed), 1);
+        reports.drain(&mut drained);
+        reports.append(&mut vec![report(5)]);
+        assert_eq!(woken.load(Ordering::Relaxed), 2);
+        reports.drain(&mut drained);
+        assert_eq!(drained.iter().map(|report| report.opaque).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn a_dead_producer_is_told_once_and_wakes_the_reader() {
+        let woken = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&woken);
+        let reports = Reports::new(move || {
+            counter.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(reports.fatal(), None);
+        reports.fail("first");
+        reports.fail("second");
+        assert_eq!(reports.fatal(), Some(Fatal { reason: "first".to_owned() }));
+        assert!(woken.load(Ordering::Relaxed) >= 1);
+    }
+
+    #[test]
+    fn of_two_equal_errors_in_a_row_the_second_is_an_echo() {
+        let last = Mutex::default();
+        let calls = [
+            (Code::Resolve, "a"),
+            (Code::Resolve, "a"),
+            (Code::Resolve, "a"),
+            (Code::Resolve, "a"),
+            (Code::Resolve, "b"),
+            (Code::SSL, "b"),
+        ];
+        let echoes: Vec<bool> = calls.iter().map(|(code, reason)| is_echo(&last, *code, reason)).collect();
+        assert_eq!(echoes, [false, true, false, true, false, false]);
+    }
+}
