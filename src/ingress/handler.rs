@@ -1,0 +1,445 @@
+//! From a request to its answer: the only place that answers with success, and only after the journal has made the callback durable.
+//!
+//! One handler belongs to each event loop. Refusals are decided in the order in which the code stands: method, parameters, app and source, `Sign`,
+//! encoding, length, room; then while reading the body its size and its time.
+
+use std::borrow::Cow;
+use std::cell::Cell;
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::{Body, Incoming};
+use hyper::header::{ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, EXPECT, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::http::request::Parts;
+use hyper::{Method, Request, Response, StatusCode};
+use prometheus::IntCounter;
+
+use super::authentication::{Apps, Claim, Origin};
+use super::body::{self, Budget, Failure, Remainder, Share};
+use super::lifecycle::{Lifecycle, Stage};
+use super::link::{Ending, LinkState};
+use super::refusal::{Refusal, Unanswered};
+use crate::callback::query::Query;
+use crate::callback::{self, Callback};
+use crate::clock::Clock;
+use crate::config;
+use crate::journal::{AppendError, Appender, Journal, State};
+use crate::metrics;
+
+/// The answer to every callback that is durable or discarded.
+const SUCCESS: Bytes = Bytes::from_static(br#"{"ActionStatus":"OK","ErrorInfo":"","ErrorCode":0}"#);
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const POST: HeaderValue = HeaderValue::from_static("POST");
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
+const ONE_SECOND: HeaderValue = HeaderValue::from_static("1");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// What all handlers share: read from the configuration once.
+pub(super) struct Policy {
+    pub(super) apps: Apps,
+    discard: BTreeSet<String>,
+    /// The bodies of the configured answers to before-commands.
+    answers: HashMap<String, Bytes>,
+    limits: body::Limits,
+}
+
+impl Policy {
+    pub(super) fn new(config: &config::Config, apps: Apps) -> Self {
+        // An after-command's answer is ignored by Chat, and the interface promises the fixed bytes.
+        let answers = config.answers.iter().filter(|(command, _)| callback::is_before(command));
+        Self {
+            apps,
+            discard: config.topics.discard.clone(),
+            answers: answers.map(|(command, answer)| (command.clone(), answer_body(answer))).collect(),
+            limits: body::Limits { body_max: config.http.body_max.bytes(), body_timeout: config.http.body_timeout.get() },
+        }
+    }
+}
+
+fn answer_body(answer: &config::Answer) -> Bytes {
+    let status = if answer.error_code == 0 { "OK" } else { "FAIL" };
+    let info = serde_json::Value::from(answer.error_info.as_str());
+    Bytes::from(format!(r#"{{"ActionStatus":"{status}","ErrorInfo":{info},"ErrorCode":{}}}"#, answer.error_code))
+}
+
+/// What tells two receipts apart: 8 bytes drawn at random for each event loop, and a number.
+struct Receipts {
+    random: u64,
+    number: Cell<u64>,
+}
+
+impl Receipts {
+    fn new() -> Self {
+        // The high half of a random UUID: 60 random bits from the system, for processes and event loops that number alike.
+        Self { random: uuid::Uuid::new_v4().as_u64_pair().0, number: Cell::new(0) }
+    }
+
+    fn next(&self) -> [u8; 16] {
+        let number = self.number.get();
+        self.number.set(number.wrapping_add(1));
+        ((u128::from(self.random) << 64) | u128::from(number)).to_be_bytes()
+    }
+}
+
+/// The counters that every callback moves, looked up once.
+struct Counters {
+    by_command: HashMap<&'static str, IntCounter>,
+    other: IntCounter,
+}
+
+impl Counters {
+    fn new(metrics: &metrics::Ingress) -> Self {
+        let by_command = callback::commands().map(|command| (command.name, metrics.command(Some(command.name)))).collect();
+        Self { by_command, other: metrics.command(None) }
+    }
+
+    fn count(&self, command: &str) {
+        self.by_command.get(command).unwrap_or(&self.other).inc();
+    }
+}
+
+/// One event loop's handler.
+pub(super) struct Handler {
+    policy: Arc<Policy>,
+    budget: Arc<Budget>,
+    lifecycle: Arc<Lifecycle>,
+    journal: Journal,
+    appender: Appender,
+    clock: Clock,
+    metrics: metrics::Ingress,
+    counters: Counters,
+    receipts: Receipts,
+}
+
+/// What handlers share, as far as it is not the journal's.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) policy: Arc<Policy>,
+    pub(super) budget: Arc<Budget>,
+    pub(super) lifecycle: Arc<Lifecycle>,
+    pub(super) clock: Clock,
+    pub(super) metrics: metrics::Ingress,
+}
+
+impl Handler {
+    pub(super) fn new(shared: Shared, journal: Journal, appender: Appender) -> Self {
+        let Shared { policy, budget, lifecycle, clock, metrics } = shared;
+        let counters = Counters::new(&metrics);
+        Self { policy, budget, lifecycle, journal, appender, clock, metrics, counters, receipts: Receipts::new() }
+    }
+
+    /// Answers one request, and counts its outcome. An error ends the connection without an answer.
+    ///
+    /// Dropped while the body is read, the request counts as one whose sender hung up. Dropped while the journal has it, which only the end of a
+    /// stop does, it is withdrawn, or becomes durable and is counted by the journal.
+    pub(super) async fn handle(&self, link: &LinkState, peer: IpAddr, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Unanswered> {
+        let started = Instant::now();
+        link.request_begins();
+        let (parts, mut body) = request.into_parts();
+        let mut answer = Answer { status: StatusCode::OK, body: SUCCESS, extra: None, ending: Ending::Quiet };
+        match self.receive(peer, &parts, &mut body).await {
+            Ok(bytes) => answer.body = bytes,
+            Err(Failure::Refused(refusal)) => {
+                self.metrics.refused(refusal.reason()).inc();
+                answer = Answer::refusal(refusal, self.remainder(&parts, &mut body).await);
+            }
+            Err(Failure::Unanswered(unanswered)) => {
+                self.metrics.refused(unanswered.reason()).inc();
+                return Err(unanswered);
+            }
+        }
+        if self.lifecycle.stage() != Stage::Serving {
+            answer.ending = Ending::Lingering;
+        }
+        link.request_ends(answer.ending);
+        self.metrics.answer_duration_seconds.observe(started.elapsed().as_secs_f64());
+        Ok(answer.into_response(parts.headers))
+    }
+
+    /// Takes a request to its end: the bytes of the answer once the callback is durable or discarded.
+    async fn receive(&self, peer: IpAddr, parts: &Parts, body: &mut Incoming) -> Result<Bytes, Failure> {
+        let received = self.clock.now();
+        if parts.method != Method::POST {
+            return Err(Refusal::Method.into());
+        }
+        let query = Query(parts.uri.query().unwrap_or_default());
+        let parameters = Parameters::read(query)?;
+        let origin = Origin { peer, headers: &parts.headers };
+        let app = self.policy.apps.admit(parameters.claim(), origin, received, &self.metrics)?;
+        if !is_identity(&parts.headers) {
+            return Err(Refusal::ContentEncoding.into());
+        }
+        if body::is_too_large(body, self.policy.limits) {
+            return Err(Refusal::BodyTooLarge.into());
+        }
+        let mut command = callback::command_of(query, &[]);
+        self.room_for(&command)?;
+        let mut share = Share::none(&self.budget);
+        let body = self.read(body, &mut share).await?;
+        if command.is_empty() {
+            command = callback::command_of(query, &body);
+        }
+        if self.policy.discard.contains(&command) {
+            self.metrics.discarded.inc();
+            self.counters.count(&command);
+            return Ok(SUCCESS);
+        }
+        let traceparent = traceparent(&parts.headers).map(str::to_owned);
+        let query = query.without_sign().into_owned();
+        let callback = Callback { received, receipt: self.receipts.next(), app, command, query, traceparent, body };
+        self.keep(callback).await.map_err(Failure::Refused)
+    }
+
+    /// Makes the callback durable. This function keeps the promise: there is no other way to an answer for a callback that is not discarded.
+    async fn keep(&self, callback: Callback) -> Result<Bytes, Refusal> {
+        let mut record = Vec::new();
+        callback.encode(&mut record);
+        let Callback { command, .. } = callback;
+        self.appender.append(record).await.map_err(|error| match error {
+            AppendError::Full => Refusal::JournalFull,
+            AppendError::TooManyWaiting => Refusal::TooManyWaiting,
+            AppendError::NotTakenInTime => Refusal::NotTaken,
+            AppendError::TooLarge => Refusal::BodyTooLarge,
+            AppendError::Failed => Refusal::JournalFailed,
+            AppendError::Closed => Refusal::Draining,
+        })?;
+        self.counters.count(&command);
+        Ok(self.policy.answers.get(&command).cloned().unwrap_or(SUCCESS))
+    }
+
+    /// Whether a callback could be kept as things stand. One that the configuration discards needs no journal.
+    fn room_for(&self, command: &str) -> Result<(), Refusal> {
+        if self.lifecycle.stage() == Stage::Stopping {
+            return Err(Refusal::Draining);
+        }
+        if self.policy.discard.contains(command) {
+            return Ok(());
+        }
+        match self.journal.state() {
+            State::Open => Ok(()),
+            State::Full(_) => Err(Refusal::JournalFull),
+            State::Failed(_) => Err(Refusal::JournalFailed),
+            State::Closed => Err(Refusal::Draining),
+        }
+    }
+
+    /// Reads the body; counts the request as one whose sender hung up where hyper drops us with the connection meanwhile.
+    async fn read(&self, body: &mut Incoming, share: &mut Share) -> Result<Bytes, Failure> {
+        let dropped = CountIfDropped { metrics: &self.metrics, armed: Cell::new(Armed::Yes) };
+        let read = body::read(body, self.policy.limits, share).await;
+        dropped.armed.set(Armed::No);
+        read
+    }
+
+    /// What of a refused request's body stays unread.
+    async fn remainder(&self, parts: &Parts, body: &mut Incoming) -> Remainder {
+        if body.is_end_stream() {
+            return Remainder::Nothing;
+        }
+        // To read on would ask a sender that waits for `100 Continue` to send what we do not want.
+        if parts.headers.contains_key(EXPECT) {
+            return Remainder::Unread;
+        }
+        body::discard_arrived(body, self.policy.limits).await
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Armed {
+    Yes,
+    No,
+}
+
+struct CountIfDropped<'a> {
+    metrics: &'a metrics::Ingress,
+    armed: Cell<Armed>,
+}
+
+impl Drop for CountIfDropped<'_> {
+    fn drop(&mut self) {
+        if self.armed.get() == Armed::Yes {
+            self.metrics.refused(Unanswered::BodyIncomplete.reason()).inc();
+        }
+    }
+}
+
+/// An answer of ours. hyper adds `Date` and `Content-Length`.
+struct Answer {
+    status: StatusCode,
+    body: Bytes,
+    extra: Option<(HeaderName, HeaderValue)>,
+    ending: Ending,
+}
+
+impl Answer {
+    fn refusal(refusal: Refusal, remainder: Remainder) -> Self {
+        let status = refusal.status();
+        let extra = match status {
+            StatusCode::METHOD_NOT_ALLOWED => Some((ALLOW, POST)),
+            StatusCode::SERVICE_UNAVAILABLE => Some((RETRY_AFTER, ONE_SECOND)),
+            _ => None,
+        };
+        let ending = match remainder {
+            Remainder::Nothing => Ending::Quiet,
+            Remainder::Unread => Ending::Lingering,
+        };
+        Self { status, body: Bytes::from_static(refusal.body().as_bytes()), extra, ending }
+    }
+
+    /// The map of the request's headers is used again, and hyper uses it for the next request: it costs no allocation.
+    fn into_response(self, mut headers: HeaderMap) -> Response<Full<Bytes>> {
+        headers.clear();
+        headers.insert(CONTENT_TYPE, JSON);
+        if let Some((name, value)) = self.extra {
+            headers.insert(name, value);
+        }
+        if self.ending == Ending::Lingering {
+            headers.insert(CONNECTION, CLOSE);
+        }
+        let mut response = Response::new(Full::new(self.body));
+        *response.status_mut() = self.status;
+        *response.headers_mut() = headers;
+        response
+    }
+}
+
+/// The parameters that decide, percent-decoded.
+#[derive(Default)]
+struct Parameters<'a> {
+    app: Option<Cow<'a, [u8]>>,
+    command: Option<Cow<'a, [u8]>>,
+    sign: Option<Cow<'a, [u8]>>,
+    request_time: Option<Cow<'a, [u8]>>,
+}
+
+impl<'a> Parameters<'a> {
+    fn read(query: Query<'a>) -> Result<Self, Refusal> {
+        let mut parameters = Self::default();
+        for pair in query.pairs() {
+            let known = [
+                ("SdkAppid", &mut parameters.app),
+                ("CallbackCommand", &mut parameters.command),
+                ("Sign", &mut parameters.sign),
+                ("RequestTime", &mut parameters.request_time),
+            ];
+            if let Some((_, value)) = known.into_iter().find(|(name, _)| pair.is(name))
+                && value.replace(pair.value()).is_some()
+            {
+                return Err(Refusal::DuplicateParameter);
+            }
+        }
+        Ok(parameters)
+    }
+
+    fn claim(&self) -> Claim<'_> {
+        Claim { app: self.app.as_deref(), sign: self.sign.as_deref(), request_time: self.request_time.as_deref() }
+    }
+}
+
+/// Whether the body is sent as it is.
+fn is_identity(headers: &HeaderMap) -> bool {
+    headers.get_all(CONTENT_ENCODING).iter().all(|value| {
+        value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).all(|coding| coding.is_empty() || coding.eq_ignore_ascii_case(b"identity"))
+    })
+}
+
+/// The trace that the sender is in, if the header is one of version 00 (W3C Trace Context, 3.2).
+fn traceparent(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all(TRACEPARENT).iter();
+    let value = values.next()?.to_str().ok()?;
+    if values.next().is_some() {
+        return None;
+    }
+    let mut parts = value.split('-');
+    let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let is_hex = |text: &str, length| text.len() == length && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let is_id = |text: &str, length| is_hex(text, length) && text.bytes().any(|byte| byte != b'0');
+    (version == "00" && is_id(trace, 32) && is_id(parent, 16) && is_hex(flags, 2) && parts.next().is_none()).then_some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: HeaderName, values: &[&str]) -> HeaderMap {
+        values.iter().map(|value| (name.clone(), value.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn only_a_valid_traceparent_is_kept() {
+        const VALID: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        for (values, kept) in [
+            (&[VALID][..], true),
+            (&["00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-ff"], true),
+            (&[], false),
+            (&[VALID, VALID], false),
+            (&[""], false),
+            (&["01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"], false),
+            (&["ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"], false),
+            (&["00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01"], false),
+            (&["00-00000000000000000000000000000000-00f067aa0ba902b7-01"], false),
+            (&["00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01"], false),
+            (&["00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-1"], false),
+            (&["00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x"], false),
+            (&["00-4bf92f3577b34da6a3ce929d0e0e473-00f067aa0ba902b7-01"], false),
+        ] {
+            assert_eq!(traceparent(&headers(TRACEPARENT, values)), kept.then(|| values[0]), "{values:?}");
+        }
+    }
+
+    #[test]
+    fn only_identity_is_taken_as_content_encoding() {
+        for (values, identity) in [
+            (&[][..], true),
+            (&["identity"], true),
+            (&["Identity"], true),
+            (&[""], true),
+            (&["identity, identity"], true),
+            (&["gzip"], false),
+            (&["identity, gzip"], false),
+            (&["identity", "br"], false),
+            (&["x-identity"], false),
+        ] {
+            assert_eq!(is_identity(&headers(CONTENT_ENCODING, values)), identity, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn a_parameter_that_decides_stands_once() {
+        for (query, duplicate) in [
+            ("SdkAppid=1&CallbackCommand=a&Sign=b&RequestTime=c&ClientIP=d&ClientIP=e", false),
+            ("SdkAppid=1&sdkappid=1", true),
+            ("SdkAppid=1&SDKAPPID", true),
+            ("SdkAppid=1&%53dkAppid=1", true),
+            ("CallbackCommand=a&callbackcommand=a", true),
+            ("Sign=a&b=c&sign=", true),
+            ("RequestTime=1&requesttime=2", true),
+            ("Sign=a&Signs=a&xSign=a", false),
+            ("", false),
+        ] {
+            assert_eq!(Parameters::read(Query(query)).is_err(), duplicate, "{query}");
+        }
+    }
+
+    #[test]
+    fn a_configured_answer_is_chats_form() {
+        for (error_code, status) in [(0, "OK"), (1, "FAIL"), (10100, "FAIL"), (-1, "FAIL")] {
+            let body = answer_body(&config::Answer { error_code, error_info: "say \"no\"\n".to_owned() });
+            let answer: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!(answer, serde_json::json!({"ActionStatus": status, "ErrorInfo": "say \"no\"\n", "ErrorCode": error_code}));
+        }
+        assert_eq!(answer_body(&config::Answer { error_code: 0, error_info: String::new() }), SUCCESS);
+    }
+
+    #[test]
+    fn no_two_receipts_are_the_same() {
+        let (one, other) = (Receipts::new(), Receipts::new());
+        let receipts = [one.next(), one.next(), other.next(), other.next()];
+        assert_eq!(receipts.iter().collect::<BTreeSet<_>>().len(), receipts.len());
+    }
+}
