@@ -386,7 +386,7 @@ impl Forwarder {
         loop {
             let now = Instant::now();
             self.ensure_producer(now);
-            let mut moved = self.take_reports(now)?;
+            let mut moved = self.take_reports(now);
             self.take_findings(now);
             let order = self.shared.order();
             if order == Order::Abandon {
@@ -467,6 +467,9 @@ impl Forwarder {
         }
         self.metrics.republished_producer.inc_by(unsent);
         self.second = None;
+        for (lane, topic) in self.lanes.iter().zip(self.routing.topics()) {
+            self.metrics.forwarder.behind(&topic.name).set(i64::from(lane.next().is_some()));
+        }
     }
 
     /// Records with librdkafka.

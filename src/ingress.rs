@@ -199,7 +199,7 @@ impl Farewell {
 
 impl Drop for Farewell {
     fn drop(&mut self) {
-        let failure = |source| Failure { thread: std::mem::take(&mut self.thread), source };
+        let mut failure = |source| Failure { thread: std::mem::take(&mut self.thread), source };
         let ended = match self.ended.take() {
             Some(Ok(abandoned)) => Ok(abandoned),
             Some(Err(error)) => Err(failure(Some(Arc::new(error)))),

@@ -171,6 +171,12 @@ impl Routing {
         &self.topics
     }
 
+    /// The topic of a place in [`Routing::topics`]; `None` behind their end.
+    #[must_use]
+    pub fn topic_at(&self, index: usize) -> Option<TopicId> {
+        (index < self.topics.len()).then_some(TopicId(index))
+    }
+
     /// One topic.
     #[must_use]
     #[expect(clippy::indexing_slicing, reason = "an id is made by this routing, whose topics never change")]

@@ -12,7 +12,7 @@ use super::apart::{Apart, Step};
 use super::dispatch::Ticket;
 use super::lane::HoldCause;
 use super::window::State;
-use super::{Error, Forwarder, PoisonError, Rebuild};
+use super::{Forwarder, PoisonError, Rebuild};
 
 /// What librdkafka says of a record: at once, or in a delivery report.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +36,7 @@ struct Refusal {
 
 impl Forwarder {
     /// Takes the reports that have come in. Tells whether there were any.
-    pub(super) fn take_reports(&mut self, now: Instant) -> Result<bool, Error> {
+    pub(super) fn take_reports(&mut self, now: Instant) -> bool {
         let mut inbox = std::mem::take(&mut self.inbox);
         self.reports.drain(&mut inbox);
         if self.rebuild.is_none()
@@ -55,19 +55,20 @@ impl Forwarder {
                     self.observe_latency(received, clock);
                 }
             }
-            self.settle(ticket, Answer { verdict: report.verdict, error: report.error }, now)?;
+            self.settle(ticket, Answer { verdict: report.verdict, error: report.error }, now);
         }
         self.inbox = inbox;
-        Ok(any)
+        any
     }
 
     /// Does what a verdict says.
-    pub(super) fn settle(&mut self, ticket: Ticket, answer: Answer, now: Instant) -> Result<(), Error> {
+    pub(super) fn settle(&mut self, ticket: Ticket, answer: Answer, now: Instant) {
         let Ticket { lsn, topic, reason } = ticket;
         if let Some(apart) = self.aparts.get_mut(lsn) {
             apart.in_flight = false;
             let apart = apart.clone();
-            return self.settle_apart(ticket, &apart, answer, now);
+            self.settle_apart(ticket, &apart, answer, now);
+            return;
         }
         match answer.verdict {
             Verdict::Delivered => {
@@ -88,10 +89,9 @@ impl Forwarder {
                 self.rebuild = Some(Rebuild::Fatal);
             }
         }
-        Ok(())
     }
 
-    fn settle_apart(&mut self, ticket: Ticket, apart: &Apart, answer: Answer, now: Instant) -> Result<(), Error> {
+    fn settle_apart(&mut self, ticket: Ticket, apart: &Apart, answer: Answer, now: Instant) {
         let Ticket { lsn, topic, reason } = ticket;
         let dead_letter_topic = self.dead_letter_topic();
         let sent_to = if apart.step == Step::Retry { topic } else { dead_letter_topic };
@@ -118,7 +118,6 @@ impl Forwarder {
                 self.rebuild = Some(Rebuild::Fatal);
             }
         }
-        Ok(())
     }
 
     /// What follows where a record that was apart is refused for good as well.

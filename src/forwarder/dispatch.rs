@@ -100,7 +100,7 @@ impl Forwarder {
         }
         lane.sent(now);
         if let Some(answer) = refused {
-            self.settle(ticket, answer, now)?;
+            self.settle(ticket, answer, now);
         }
         Ok(Handed::Over)
     }
@@ -164,7 +164,7 @@ impl Forwarder {
                 if let Some(apart) = self.aparts.get_mut(lsn) {
                     apart.in_flight = true;
                 }
-                self.settle(ticket, Answer { verdict, error: Some(error) }, now)?;
+                self.settle(ticket, Answer { verdict, error: Some(error) }, now);
             }
         }
         Ok(true)

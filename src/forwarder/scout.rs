@@ -17,7 +17,7 @@ use super::{Config, Forwarder, Rebuild};
 const LOOKUP_EVERY: Duration = Duration::from_secs(1);
 
 /// How often the limits of the topics are asked for.
-const LIMITS_EVERY: Duration = Duration::from_secs(600);
+const LIMITS_EVERY: Duration = Duration::from_mins(10);
 
 /// How soon that is tried again where Kafka was not there.
 const LIMITS_AGAIN: Duration = Duration::from_secs(10);
