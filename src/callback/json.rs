@@ -178,11 +178,6 @@ pub(crate) fn integer(value: &str) -> Option<i64> {
 pub(crate) fn escape(out: &mut Vec<u8>, text: &str) {
     let mut rest = text.as_bytes();
     let needs_escape = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
-    // Nearly no text has anything to escape, and a scan that does not stop early is many bytes a step.
-    if !rest.iter().fold(false, |found, byte| found | needs_escape(byte)) {
-        out.extend_from_slice(rest);
-        return;
-    }
     while let Some((plain, [byte, after @ ..])) = rest.iter().position(needs_escape).and_then(|at| rest.split_at_checked(at)) {
         out.extend_from_slice(plain);
         match byte {
