@@ -135,7 +135,7 @@ impl EventId {
                 }
                 Some(_) | None => {
                     netstring(b"receipt");
-                    netstring(hex(callback.receipt).as_bytes());
+                    netstring(&hex(callback.receipt));
                 }
             }
         }
@@ -146,19 +146,19 @@ impl EventId {
 
 impl fmt::Display for EventId {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(&hex(self.0))
+        out.write_str(&String::from_utf8_lossy(&hex(self.0)))
     }
 }
 
-/// 32 hex digits in lower case.
-fn hex(bytes: [u8; 16]) -> String {
-    let mut text = String::with_capacity(32);
-    for byte in bytes {
-        for nibble in [byte >> 4, byte & 0xf] {
-            text.push(char::from(if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 }));
+/// Hex digits in lower case.
+fn hex(bytes: [u8; 16]) -> [u8; 32] {
+    let mut digits = [0; 32];
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
+        for (digit, nibble) in pair.iter_mut().zip([byte >> 4, byte & 0xf]) {
+            *digit = if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
         }
     }
-    text
+    digits
 }
 
 #[cfg(test)]

@@ -40,10 +40,6 @@ impl<'a> Member<'a> {
     fn see(&mut self, value: &'a str) {
         *self = if *self == Self::Absent { Self::Once(value) } else { Self::Repeated };
     }
-
-    fn is_absent(self) -> bool {
-        self == Self::Absent
-    }
 }
 
 impl<'a> Body<'a> {
@@ -70,10 +66,9 @@ impl<'a> Body<'a> {
             body.identifies_itself = body.identifies_itself || text.is_some_and(|name| identifies(name, value));
             let stands_elsewhere = match text {
                 Some("CallbackCommand") => {
-                    let first = body.command.is_absent();
                     body.command.see(value);
-                    // It is the attribute `chatcommand`, or the callback is a dead letter.
-                    first && json::text(value).is_some()
+                    // As text it is the attribute `chatcommand`, or the callback is a dead letter.
+                    json::text(value).is_some()
                 }
                 Some("EventTime") => {
                     let first = !saw_time;

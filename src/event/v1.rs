@@ -178,7 +178,7 @@ impl<'a> Envelope<'a> {
         sink.put(&ID, &[&self.id.to_string()]);
         sink.put(&SOURCE_OF, &[SOURCE, &app]);
         sink.put(&TYPE_OF, &[TYPE, kind, ".v1"]);
-        if let Some(group) = self.group.as_deref().filter(|group| group.chars().all(is_permitted)) {
+        if let Some(group) = self.group.as_deref().filter(|group| is_permitted(group)) {
             sink.put(&SUBJECT, &[group]);
         }
         sink.put(&TIME, &[&rfc3339(self.body.time.unwrap_or(*received))]);
@@ -207,7 +207,7 @@ fn put_text(sink: &mut impl Sink, attribute: &Attribute, bytes: &[u8]) {
 /// Bytes as an attribute may hold them: characters that `CloudEvents` forbids, and what is not UTF-8, stand percent-encoded.
 fn attribute_text(bytes: &[u8]) -> Cow<'_, str> {
     if let Ok(text) = std::str::from_utf8(bytes)
-        && text.chars().all(is_permitted)
+        && is_permitted(text)
     {
         return Cow::Borrowed(text);
     }
@@ -220,7 +220,7 @@ fn attribute_text(bytes: &[u8]) -> Cow<'_, str> {
     };
     for chunk in bytes.utf8_chunks() {
         for character in chunk.valid().chars() {
-            if is_permitted(character) {
+            if is_permitted_character(character) {
                 text.push(character);
             } else {
                 encode(&mut text, character.encode_utf8(&mut [0; 4]).as_bytes());
@@ -231,8 +231,13 @@ fn attribute_text(bytes: &[u8]) -> Cow<'_, str> {
     Cow::Owned(text)
 }
 
+fn is_permitted(text: &str) -> bool {
+    // The first scan is the cheaper one, and enough for nearly every text.
+    text.bytes().all(|byte| (b' '..0x7f).contains(&byte)) || text.chars().all(is_permitted_character)
+}
+
 /// Whether a `CloudEvents` string may hold a character (`CloudEvents` 1.0, type system): no control characters, no noncharacters.
-fn is_permitted(character: char) -> bool {
+fn is_permitted_character(character: char) -> bool {
     let code = u32::from(character);
     !(character.is_control() || (0xFDD0..=0xFDEF).contains(&code) || code & 0xFFFE == 0xFFFE)
 }
