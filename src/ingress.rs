@@ -142,7 +142,8 @@ impl Bound {
             metrics: metrics.clone(),
         });
         let (tokens_watch, tokens_stop) = blocking::channel();
-        let ingress = Ingress { address, lifecycle, threads: watch::Sender::new(Threads::default()), tokens_watch: Mutex::new(Some(tokens_watch)) };
+        let ingress =
+            Ingress { address, lifecycle, threads: watch::Sender::new(Threads::default()), tokens_watch: Mutex::new(Some(tokens_watch)) };
         if shared.policy.apps.have_tokens() {
             let policy = Arc::clone(&shared.policy);
             ingress.spawn("tokens".to_owned(), move || {
@@ -161,7 +162,8 @@ impl Bound {
                 heartbeat: Arc::clone(&heartbeat),
             };
             ingress.spawn(format!("ingress-{index}"), move || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(tokio::runtime::LocalOptions::default())?;
+                let runtime =
+                    tokio::runtime::Builder::new_current_thread().enable_all().build_local(tokio::runtime::LocalOptions::default())?;
                 Ok(runtime.block_on(worker::run(beginning))?.abandoned)
             })?;
         }

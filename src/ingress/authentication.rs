@@ -54,8 +54,8 @@ struct App {
 
 /// The apps whose callbacks are accepted.
 pub(super) struct Apps {
-    /// By id.
-    apps: Vec<App>,
+    /// Sorted by id.
+    known: Vec<App>,
     strangers: Strangers,
     proxies: Networks,
 }
@@ -63,23 +63,18 @@ pub(super) struct Apps {
 impl Apps {
     /// Reads each app's tokens file for the first time.
     pub(super) fn new(config: &config::Config, strangers: Strangers) -> Result<Self, TokensError> {
-        let mut apps = Vec::with_capacity(config.apps.len());
+        let mut known = Vec::with_capacity(config.apps.len());
         for app in &config.apps {
-            let tokens = app.tokens_file.as_ref().map(|path| TokensFile::open(path).map_err(|problem| TokensError { path: path.clone(), problem }));
-            apps.push(App { id: app.sdk_app_id, tokens: tokens.transpose()?, sources: app.sources.as_deref().map(Networks::new) });
+            let tokens =
+                app.tokens_file.as_ref().map(|path| TokensFile::open(path).map_err(|problem| TokensError { path: path.clone(), problem }));
+            known.push(App { id: app.sdk_app_id, tokens: tokens.transpose()?, sources: app.sources.as_deref().map(Networks::new) });
         }
-        apps.sort_by_key(|app| app.id);
-        Ok(Self { apps, strangers, proxies: Networks::new(&config.http.trusted_proxies) })
+        known.sort_by_key(|app| app.id);
+        Ok(Self { known, strangers, proxies: Networks::new(&config.http.trusted_proxies) })
     }
 
     /// The app of a request, or why it is refused.
-    pub(super) fn admit(
-        &self,
-        claim: Claim<'_>,
-        origin: Origin<'_>,
-        now: Timestamp,
-        metrics: &metrics::Ingress,
-    ) -> Result<u64, Refusal> {
+    pub(super) fn admit(&self, claim: Claim<'_>, origin: Origin<'_>, now: Timestamp, metrics: &metrics::Ingress) -> Result<u64, Refusal> {
         let id = claim.app.ok_or(Refusal::AppMissing)?;
         let id = decimal(id).ok_or(Refusal::AppUnknown)?;
         let Some(app) = self.find(id) else {
@@ -114,18 +109,18 @@ impl Apps {
 
     /// Compares all tokens files with what is in force.
     pub(super) fn refresh_tokens(&self, failures: &IntCounter) {
-        for tokens in self.apps.iter().filter_map(|app| app.tokens.as_ref()) {
+        for tokens in self.known.iter().filter_map(|app| app.tokens.as_ref()) {
             tokens.refresh(failures);
         }
     }
 
     /// Whether there is anything for [`Apps::refresh_tokens`] to do.
     pub(super) fn have_tokens(&self) -> bool {
-        self.apps.iter().any(|app| app.tokens.is_some())
+        self.known.iter().any(|app| app.tokens.is_some())
     }
 
     fn find(&self, id: u64) -> Option<&App> {
-        self.apps.binary_search_by_key(&id, |app| app.id).ok().and_then(|index| self.apps.get(index))
+        self.known.binary_search_by_key(&id, |app| app.id).ok().and_then(|index| self.known.get(index))
     }
 }
 
@@ -272,10 +267,8 @@ mod tests {
     #[test]
     fn a_tokens_file_of_no_use_is_named() {
         let path = PathBuf::from("/nonexistent/tokens");
-        let config = Config {
-            apps: vec![config::App { sdk_app_id: 1, tokens_file: Some(path.clone()), sources: None }],
-            ..Config::default()
-        };
+        let config =
+            Config { apps: vec![config::App { sdk_app_id: 1, tokens_file: Some(path.clone()), sources: None }], ..Config::default() };
         let error = Apps::new(&config, Strangers::Refused).err().unwrap();
         assert_eq!(error.path, path);
         assert_eq!(error.to_string(), "start with tokens file /nonexistent/tokens");

@@ -137,7 +137,12 @@ impl Handler {
     ///
     /// Dropped while the body is read, the request counts as one whose sender hung up. Dropped while the journal has it, which only the end of a
     /// stop does, it is withdrawn, or becomes durable and is counted by the journal.
-    pub(super) async fn handle(&self, link: &LinkState, peer: IpAddr, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Unanswered> {
+    pub(super) async fn handle(
+        &self,
+        link: &LinkState,
+        peer: IpAddr,
+        request: Request<Incoming>,
+    ) -> Result<Response<Full<Bytes>>, Unanswered> {
         let started = Instant::now();
         link.request_begins();
         let (parts, mut body) = request.into_parts();
@@ -344,7 +349,11 @@ impl<'a> Parameters<'a> {
 /// Whether the body is sent as it is.
 fn is_identity(headers: &HeaderMap) -> bool {
     headers.get_all(CONTENT_ENCODING).iter().all(|value| {
-        value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).all(|coding| coding.is_empty() || coding.eq_ignore_ascii_case(b"identity"))
+        value
+            .as_bytes()
+            .split(|byte| *byte == b',')
+            .map(<[u8]>::trim_ascii)
+            .all(|coding| coding.is_empty() || coding.eq_ignore_ascii_case(b"identity"))
     })
 }
 

@@ -243,8 +243,7 @@ async fn serve(entry: Entry, link: Rc<LinkState>, arrival: Arrival) {
     let end = exchange(worker, &link, stream, peer).await;
     let is_not_http = match end {
         End::Overdue(Overdue::Head) => true,
-        End::Overdue(Overdue::Idle) => false,
-        End::Served(Ok(())) => false,
+        End::Overdue(Overdue::Idle) | End::Served(Ok(())) => false,
         End::Served(Err(error)) => error.is_parse() || link.is_in_head(),
     };
     if is_not_http {
