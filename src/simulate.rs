@@ -7,3 +7,5 @@
 pub mod command;
 pub mod load;
 pub mod log;
+pub mod topics;
+pub mod verify;
