@@ -2,6 +2,7 @@
 //!
 //! A start that fails, fails before a callback was accepted. Whatever ends while it should run ends the process, with an exit code that says why.
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -13,14 +14,15 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::admin::{self, Condition, Heartbeats};
+use crate::admin::{self, Condition, Heartbeats, Listener, Sources};
 use crate::callback;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::event::DeadLetterReason;
 use crate::forwarder::{self, Forwarding};
 use crate::ingress::{self, Ingress, Refusal, Setup, Strangers};
-use crate::journal::{self, Journal, storage::Disk};
+use crate::journal::storage::Disk;
+use crate::journal::{self, Journal};
 use crate::kafka::{self, Connection};
 use crate::metrics::{Labels, Metrics};
 use crate::routing::Routing;
@@ -33,6 +35,9 @@ const FAILURE_GRACE: Duration = Duration::from_millis(900);
 
 /// How long the parts have to end once the journal has failed: they hold nothing that is not in it.
 const ABANDON_MAX: Duration = Duration::from_millis(500);
+
+/// An event loop that has not turned for this long is stuck: the process is of no use and should be restarted.
+const STALL_MAX: Duration = Duration::from_secs(15);
 
 /// What a stop waits for beyond the deadlines of body and journal.
 const STOP_MARGIN: Duration = Duration::from_secs(1);
@@ -97,6 +102,7 @@ impl Error {
             Self::Journal(error) => match error.class() {
                 journal::Class::Configuration => Remedy::Configuration,
                 journal::Class::Io => Remedy::Io,
+                journal::Class::Internal => Remedy::Internal,
             },
             Self::Forwarder(forwarder::Error::Journal(_) | forwarder::Error::Oversized { .. } | forwarder::Error::Thread(_)) => Remedy::Io,
             Self::Forwarder(forwarder::Error::Record { .. }) => Remedy::Configuration,
@@ -114,17 +120,18 @@ pub async fn run(config: Config, strangers: Strangers, started: impl FnOnce(Addr
     let mut signals = Signals::new().map_err(Error::System)?;
     // 2. Ports and files: all that an operator may have got wrong.
     let public = Ingress::bind(&config, strangers).map_err(Error::Ingress)?;
-    let operator = admin::bind(&config.admin).map_err(Error::Admin)?;
+    let operator = Listener::bind(&config.admin).map_err(Error::Admin)?;
     let settings = kafka::Settings::load(&config.kafka, &config.topics).map_err(Error::Kafka)?;
     // 3. Metrics, and the operator's side, so that a long recovery can be watched.
     let routing = Arc::new(Routing::new(&config.topics));
     let metrics = metrics(&routing)?;
     let phase = Arc::new(Phase::default());
-    let heartbeats = Heartbeats::new();
+    let heartbeats = Heartbeats::new(STALL_MAX);
     let conditions = Arc::new(Conditions::new(Arc::clone(&phase)));
     let for_admin = Arc::clone(&conditions);
-    let addresses = Addresses { public: public.local_addr(), admin: operator.local_addr() };
-    let _admin = operator.serve(metrics.clone(), heartbeats.clone(), Arc::new(move || for_admin.list())).map_err(Error::Admin)?;
+    let addresses = Addresses { public: public.local_addr(), admin: operator.address() };
+    let sources = Sources { metrics: metrics.clone(), heartbeats: heartbeats.clone(), conditions: Arc::new(move || for_admin.list()) };
+    let _admin = operator.serve(sources).map_err(Error::Admin)?;
     // 4. The journal: recovery, then the threads that write it.
     let opened = open_journal(&config, &metrics).await?;
     let journal = opened.journal;
@@ -134,7 +141,7 @@ pub async fn run(config: Config, strangers: Strangers, started: impl FnOnce(Addr
     let mut forwarding = forwarder::start(forwarder::Parts {
         config: forwarder::Config {
             mode: config.events.mode,
-            instance: kafka::instance(&config.kafka),
+            instance: kafka::settings::instance(&config.kafka),
             oversized_dir: config.journal.dir.join("oversized"),
             kafka: config.kafka.clone(),
             topics: config.topics.clone(),
@@ -364,33 +371,41 @@ impl Conditions {
         let started = self.phase.started.load(Ordering::Acquire);
         let draining = self.phase.draining.load(Ordering::Acquire);
         let mut conditions = vec![
-            Condition::deciding("starting", started, if started { "callbacks are accepted" } else { "not yet" }),
-            Condition::deciding("draining", !draining, if draining { "the bridge stops" } else { "no" }),
+            deciding("starting", started, if started { "callbacks are accepted" } else { "not yet" }),
+            deciding("draining", !draining, if draining { "the bridge stops" } else { "no" }),
         ];
         let Some(parts) = self.parts.get() else {
-            conditions.push(Condition::deciding("journal", false, "recovery"));
+            conditions.push(deciding("journal", false, "recovery"));
             return conditions;
         };
         conditions.push(match parts.journal.state() {
-            journal::State::Open => Condition::deciding("journal", true, "callbacks can be made durable"),
-            journal::State::Full(reason) => Condition::deciding("journal", false, format!("full: {reason}")),
-            journal::State::Failed(error) => Condition::deciding("journal", false, format!("failed: {error}")),
-            journal::State::Closed => Condition::deciding("journal", false, "closed"),
+            journal::State::Open => deciding("journal", true, "callbacks can be made durable"),
+            journal::State::Full(reason) => deciding("journal", false, format!("full: {reason}")),
+            journal::State::Failed(error) => deciding("journal", false, format!("failed: {error}")),
+            journal::State::Closed => deciding("journal", false, "closed"),
         });
         let kafka = parts.status.snapshot();
         conditions.push(match kafka.connection {
-            Connection::Up => Condition::informing("kafka brokers", true, format!("{} up, {} down", kafka.brokers.up, kafka.brokers.down)),
-            Connection::Starting => Condition::informing("kafka brokers", false, "not reached yet"),
-            Connection::Lost => Condition::informing("kafka brokers", false, "none can be reached; callbacks wait in the journal"),
+            Connection::Up => informing("kafka brokers", true, format!("{} up, {} down", kafka.brokers.up, kafka.brokers.down)),
+            Connection::Starting => informing("kafka brokers", false, "not reached yet"),
+            Connection::Lost => informing("kafka brokers", false, "none can be reached; callbacks wait in the journal"),
         });
         conditions.push(match (kafka.authentication, kafka.fatal) {
-            (Some(reason), _) => Condition::informing("kafka authentication", false, reason),
-            (None, Some(reason)) => Condition::informing("kafka authentication", false, reason),
-            (None, None) => Condition::informing("kafka authentication", true, "no refusal"),
+            (Some(reason), _) => informing("kafka authentication", false, reason),
+            (None, Some(reason)) => informing("kafka authentication", false, reason),
+            (None, None) => informing("kafka authentication", true, "no refusal"),
         });
         for (topic, cause) in parts.forwarder.parked() {
-            conditions.push(Condition::informing(&format!("topic {topic}"), false, format!("parked: {}", cause.as_str())));
+            conditions.push(informing(format!("topic {topic}"), false, format!("parked: {}", cause.as_str())));
         }
         conditions
     }
+}
+
+fn deciding(name: &'static str, ok: bool, reason: impl Into<String>) -> Condition {
+    Condition { name: name.into(), ok, reason: reason.into(), decides: true }
+}
+
+fn informing(name: impl Into<Cow<'static, str>>, ok: bool, reason: impl Into<String>) -> Condition {
+    Condition { name: name.into(), ok, reason: reason.into(), decides: false }
 }

@@ -5,7 +5,9 @@
 mod check;
 mod completions;
 mod config;
+mod dev;
 mod healthcheck;
+mod serve;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -38,6 +40,8 @@ pub(crate) struct Global {
 /// What the program can do.
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Serve(serve::Serve),
+    Dev(dev::Dev),
     Check(check::Check),
     #[command(subcommand)]
     Config(config::Config),
@@ -48,6 +52,8 @@ enum Verb {
 impl Verb {
     fn run(self, global: &Global) -> Result<(), Failure> {
         match self {
+            Self::Serve(verb) => verb.run(global),
+            Self::Dev(verb) => verb.run(global),
             Self::Check(verb) => verb.run(global),
             Self::Config(verb) => verb.run(global),
             Self::Healthcheck(verb) => verb.run(global),

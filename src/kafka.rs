@@ -5,7 +5,7 @@
 //! - [`verdict`]: the closed table from librdkafka's errors to what is to be done about a record.
 //! - [`statistics`]: brokers, authentication and queue, for `/readyz`, the metrics and the log.
 //! - [`topics`]: what exists, what is missing, what differs; creating and changing.
-//! - [`embedded`]: a cluster in memory, for `chat-bridge dev`.
+//! - [`embedded`] and [`tail`]: a cluster in memory and what it holds, for `chat-bridge dev`.
 //!
 //! This module knows nothing of callbacks and events: a message is a topic, a key, bytes and headers.
 
@@ -13,6 +13,7 @@ pub mod embedded;
 pub mod producer;
 pub mod settings;
 pub mod statistics;
+pub mod tail;
 pub mod topics;
 pub mod verdict;
 

@@ -6,7 +6,7 @@
 //! [`ingress`] → [`journal`] → [`forwarder`] → [`event`] → [`routing`] → [`kafka`].
 
 pub mod admin;
-//pub mod app;
+pub mod app;
 pub mod callback;
 pub mod cli;
 pub mod clock;

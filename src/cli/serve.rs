@@ -1,0 +1,41 @@
+//! `serve`: runs the bridge.
+
+use clap::Args;
+
+use super::{Exit, Failure, Global};
+use crate::app::{self, Addresses, Remedy};
+use crate::config::{self, Config};
+use crate::ingress::Strangers;
+use crate::log;
+
+/// Run the bridge until SIGTERM or SIGINT.
+///
+/// It starts whatever Kafka's state is: callbacks are made durable and answered, and published once Kafka takes them.
+#[derive(Debug, Args)]
+pub(super) struct Serve {}
+
+impl Serve {
+    pub(super) fn run(self, global: &Global) -> Result<(), Failure> {
+        let Self {} = self;
+        let config = global.load_for_serve().map_err(|problems| Failure::configuration(&problems))?;
+        log::start(&config.log).map_err(|error| Failure::caused(Exit::Internal, &error))?;
+        for warning in config::warnings(&config) {
+            tracing::warn!(key = %warning.key, "{}", warning.message);
+        }
+        run(config, Strangers::Refused, |_| {})
+    }
+}
+
+/// Runs the bridge on this thread.
+pub(super) fn run(config: Config, strangers: Strangers, started: impl FnOnce(Addresses)) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::caused(Exit::Io, &error))?;
+    runtime.block_on(app::run(config, strangers, started)).map_err(|error| {
+        let exit = match error.remedy() {
+            Remedy::Configuration => Exit::Configuration,
+            Remedy::Io => Exit::Io,
+            Remedy::Internal => Exit::Internal,
+        };
+        Failure::caused(exit, &error)
+    })
+}
