@@ -142,9 +142,16 @@ impl Reports {
         }
     }
 
-    fn fail(&self, reason: &str) {
-        self.lock().fatal.get_or_insert_with(|| Fatal { reason: reason.to_owned() });
+    /// Whether this is news.
+    fn fail(&self, reason: &str) -> bool {
+        let mut waiting = self.lock();
+        if waiting.fatal.is_some() {
+            return false;
+        }
+        waiting.fatal = Some(Fatal { reason: reason.to_owned() });
+        drop(waiting);
         (self.0.wake)();
+        true
     }
 
     /// A panic leaves whole reports behind, so the queue is good even then.
@@ -180,6 +187,7 @@ impl Producer {
             gathered: Mutex::default(),
             echo: Mutex::default(),
             retries: AtomicU64::new(0),
+            suspect: AtomicBool::new(false),
             stop: AtomicBool::new(false),
         };
         let base: BaseProducer<Context> = settings.producer().create_with_context(context).map_err(|error| creation(&error))?;
@@ -259,6 +267,12 @@ fn poll(base: &BaseProducer<Context>) {
             context.gathers.store(tick == TICK_BUSY, Ordering::Relaxed);
             // Since rdkafka 0.38 a poll uses its whole time, whatever it serves.
             base.poll(tick);
+            // rdkafka 0.39 passes an error on without telling whether it is fatal.
+            if context.suspect.swap(false, Ordering::Relaxed)
+                && let Some((code, reason)) = base.client().fatal_error()
+            {
+                context.dead(&format!("{code}: {}", context.settings.redact(&reason)));
+            }
             tick = match context.end_of_tick() {
                 many if tick == TICK_CALM && many >= BUSY_FROM => TICK_BUSY,
                 few if tick == TICK_BUSY && few < CALM_BELOW => TICK_CALM,
@@ -287,6 +301,8 @@ struct Context {
     echo: Mutex<Option<(Code, String)>>,
     /// Requests sent again, as the last statistics had it.
     retries: AtomicU64,
+    /// An error has come that may have been fatal.
+    suspect: AtomicBool,
     stop: AtomicBool,
 }
 
@@ -313,13 +329,16 @@ impl Context {
         if error.0 == Code::QueueFull {
             return SendError::QueueFull;
         }
+        self.suspect.store(true, Ordering::Relaxed);
         self.metrics.errors(error.kind()).inc();
         SendError::Refused { verdict: error.verdict(), error }
     }
 
     fn dead(&self, reason: &str) {
-        self.status.fatal(reason);
-        self.reports.fail(reason);
+        // librdkafka goes on to tell of it with each further error.
+        if self.reports.fail(reason) {
+            self.status.fatal(reason);
+        }
     }
 }
 
@@ -339,10 +358,8 @@ impl ClientContext for Context {
         if is_echo(&self.echo, code, &reason) {
             return;
         }
+        self.suspect.store(true, Ordering::Relaxed);
         self.status.error(ErrorCode(code), &reason);
-        if code == Code::Fatal {
-            self.reports.fail(&reason);
-        }
     }
 }
 
@@ -357,7 +374,10 @@ impl ProducerContext for Context {
         let verdict = error.map_or(Verdict::Delivered, ErrorCode::verdict);
         match error {
             None => self.status.delivered(),
-            Some(error) => self.metrics.errors(error.kind()).inc(),
+            Some(error) => {
+                self.suspect.store(true, Ordering::Relaxed);
+                self.metrics.errors(error.kind()).inc();
+            }
         }
         // Before the report is seen: whoever has drained the last one finds nothing in flight.
         self.in_flight.fetch_sub(1, Ordering::AcqRel);
@@ -381,13 +401,14 @@ pub(super) fn is_echo(last: &Mutex<Option<(Code, String)>>, code: Code, reason: 
 pub(super) fn log(settings: &Settings, level: RDKafkaLogLevel, facility: &str, message: &str) {
     let message = settings.redact(message);
     match level {
-        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
-            tracing::error!(target: "librdkafka", facility, message);
-        }
-        RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
-            tracing::debug!(target: "librdkafka", facility, message);
-        }
         RDKafkaLogLevel::Debug => tracing::trace!(target: "librdkafka", facility, message),
+        RDKafkaLogLevel::Emerg
+        | RDKafkaLogLevel::Alert
+        | RDKafkaLogLevel::Critical
+        | RDKafkaLogLevel::Error
+        | RDKafkaLogLevel::Warning
+        | RDKafkaLogLevel::Notice
+        | RDKafkaLogLevel::Info => tracing::debug!(target: "librdkafka", facility, message),
     }
 }
 
@@ -429,10 +450,10 @@ mod tests {
             counter.fetch_add(1, Ordering::Relaxed);
         });
         assert_eq!(reports.fatal(), None);
-        reports.fail("first");
-        reports.fail("second");
+        assert!(reports.fail("first"));
+        assert!(!reports.fail("second"));
         assert_eq!(reports.fatal(), Some(Fatal { reason: "first".to_owned() }));
-        assert!(woken.load(Ordering::Relaxed) >= 1);
+        assert_eq!(woken.load(Ordering::Relaxed), 1);
     }
 
     #[test]

@@ -37,6 +37,9 @@ const FILES: [&str; 6] = [
     "sasl.kerberos.keytab",
 ];
 
+/// What must stay as librdkafka has it: exactly-once is another kind of producer, a gap would end this one, and only a delivery report completes a record.
+const REMOVED: [&str; 3] = ["transactional.id", "enable.gapless.guarantee", "delivery.report.only.error"];
+
 /// The messages that librdkafka may hold. The journal is the buffer for an outage; more of them in memory bring no throughput.
 const QUEUE_MAX_MESSAGES: u64 = 20_000;
 /// The bytes that librdkafka may hold.
@@ -98,7 +101,7 @@ impl Settings {
         for (key, value) in owned(kafka, message_max_bytes) {
             properties.insert(key.to_owned(), value);
         }
-        for key in ["transactional.id", "delivery.report.only.error"] {
+        for key in REMOVED {
             properties.remove(key);
         }
         Ok(Self { properties, secrets, files, fingerprint: Fingerprint::of(&contents), message_max_bytes })
@@ -162,7 +165,7 @@ impl Settings {
     /// For a client that only asks and changes topics. Idempotence is off: a producer id would need a right to write.
     pub(super) fn admin(&self) -> ClientConfig {
         let mut config = self.producer();
-        for key in ["enable.idempotence", "enable.gapless.guarantee", "statistics.interval.ms", "message.send.max.retries"] {
+        for key in ["enable.idempotence", "statistics.interval.ms", "message.send.max.retries"] {
             config.remove(key);
         }
         config
@@ -235,7 +238,7 @@ fn defaults(kafka: &config::Kafka) -> BTreeMap<String, String> {
 }
 
 /// What nobody may override.
-fn owned(kafka: &config::Kafka, message_max_bytes: u64) -> [(&'static str, String); 13] {
+fn owned(kafka: &config::Kafka, message_max_bytes: u64) -> [(&'static str, String); 12] {
     // Two of the largest messages must fit, or one would wait for an empty queue.
     let queue_max_bytes = QUEUE_MAX_BYTES.max(message_max_bytes.saturating_mul(2));
     [
@@ -246,7 +249,6 @@ fn owned(kafka: &config::Kafka, message_max_bytes: u64) -> [(&'static str, Strin
         ("message.send.max.retries", i32::MAX.to_string()),
         ("partitioner", "murmur2_random".to_owned()),
         ("allow.auto.create.topics", "false".to_owned()),
-        ("enable.gapless.guarantee", "false".to_owned()),
         ("queue.buffering.max.messages", QUEUE_MAX_MESSAGES.to_string()),
         ("queue.buffering.max.kbytes", (queue_max_bytes / 1024).to_string()),
         ("message.max.bytes", message_max_bytes.to_string()),

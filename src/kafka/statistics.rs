@@ -19,7 +19,7 @@ pub struct Status(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     snapshot: Mutex<Tracked>,
-    /// Whether a delivery is news: it ends a loss.
+    /// Whether a delivery is news: it ends a loss, or shows that a dead producer's successor lives.
     lost: AtomicBool,
     metrics: metrics::Kafka,
 }
@@ -95,22 +95,30 @@ impl Status {
             tracked.snapshot.authentication = Some(reason.to_owned());
         } else if code.0 == Code::AllBrokersDown {
             self.lost(&mut tracked, reason);
-        } else if code.0 == Code::Fatal {
-            self.fatal_locked(&mut tracked, reason);
         } else {
             tracing::debug!(%code, reason, "kafka error");
         }
     }
 
-    /// The producer is dead.
+    /// The producer is dead. Told once for each.
     pub(super) fn fatal(&self, reason: &str) {
-        self.fatal_locked(&mut self.lock(), reason);
+        self.0.metrics.errors(ErrorCode(Code::Fatal).kind()).inc();
+        let mut tracked = self.lock();
+        if tracked.snapshot.fatal.is_none() {
+            tracing::warn!(reason, "kafka producer died");
+        }
+        tracked.snapshot.fatal = Some(reason.to_owned());
+        // The next delivery is news: it is the successor's.
+        self.0.lost.store(true, Ordering::Relaxed);
     }
 
     /// Kafka has confirmed a record. Called for each one.
     pub(super) fn delivered(&self) {
         if self.0.lost.load(Ordering::Relaxed) {
-            self.back(&mut self.lock());
+            let mut tracked = self.lock();
+            self.0.lost.store(false, Ordering::Relaxed);
+            tracked.snapshot.fatal = None;
+            Self::back(&mut tracked);
         }
     }
 
@@ -133,7 +141,7 @@ impl Status {
         let mut tracked = self.lock();
         tracked.snapshot.brokers = digest.brokers;
         if digest.brokers.up > 0 {
-            self.back(&mut tracked);
+            Self::back(&mut tracked);
             // One broker may take our credentials while another refuses them: only an interval without a refusal ends it.
             if !tracked.refused_lately && tracked.snapshot.authentication.take().is_some() {
                 metrics.authentication_failed.set(0);
@@ -154,24 +162,13 @@ impl Status {
         self.0.lost.store(true, Ordering::Relaxed);
     }
 
-    fn back(&self, tracked: &mut Tracked) {
+    fn back(tracked: &mut Tracked) {
         match tracked.snapshot.connection {
             Connection::Starting => tracing::info!("kafka connected"),
             Connection::Lost => tracing::info!("kafka back"),
             Connection::Up => {}
         }
         tracked.snapshot.connection = Connection::Up;
-        tracked.snapshot.fatal = None;
-        self.0.lost.store(false, Ordering::Relaxed);
-    }
-
-    fn fatal_locked(&self, tracked: &mut Tracked, reason: &str) {
-        if tracked.snapshot.fatal.is_none() {
-            tracing::warn!(reason, "kafka producer died");
-        }
-        tracked.snapshot.fatal = Some(reason.to_owned());
-        // The next delivery is news: it is the successor's.
-        self.0.lost.store(true, Ordering::Relaxed);
     }
 
     fn lock(&self) -> MutexGuard<'_, Tracked> {
@@ -368,9 +365,11 @@ mod tests {
     fn a_dead_producer_shows_until_its_successor_has_delivered() {
         let (status, metrics) = status();
         status.delivered();
-        status.error(ErrorCode(Code::Fatal), "sequence numbers out of order");
+        status.fatal("sequence numbers out of order");
         assert_eq!(status.snapshot().fatal.as_deref(), Some("sequence numbers out of order"));
         assert_eq!(metrics.errors("fatal").get(), 1);
+        status.statistics(brokers(&[("learned", 1, "UP")]).as_bytes(), 0);
+        assert!(status.snapshot().fatal.is_some(), "a broker that is up says nothing of the producer");
         status.delivered();
         assert_eq!(status.snapshot().fatal, None);
     }

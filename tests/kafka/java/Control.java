@@ -1,0 +1,72 @@
+import java.io.BufferedReader;
+import java.io.InputStreamReader;
+import java.nio.charset.StandardCharsets;
+import java.util.HexFormat;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.TimeUnit;
+import org.apache.kafka.clients.admin.Admin;
+import org.apache.kafka.clients.producer.KafkaProducer;
+import org.apache.kafka.clients.producer.ProducerRecord;
+import org.apache.kafka.common.acl.AccessControlEntry;
+import org.apache.kafka.common.acl.AccessControlEntryFilter;
+import org.apache.kafka.common.acl.AclBinding;
+import org.apache.kafka.common.acl.AclBindingFilter;
+import org.apache.kafka.common.acl.AclOperation;
+import org.apache.kafka.common.acl.AclPermissionType;
+import org.apache.kafka.common.resource.PatternType;
+import org.apache.kafka.common.resource.ResourcePattern;
+import org.apache.kafka.common.resource.ResourcePatternFilter;
+import org.apache.kafka.common.resource.ResourceType;
+import org.apache.kafka.common.serialization.ByteArraySerializer;
+
+/**
+ * What the tests ask of a Java client, one command a line, one answer a line ("ok ..." or "error ..."). One process serves a whole run: a JVM takes long to start.
+ *
+ * <pre>
+ * grant USER TOPIC OPERATION    allow it
+ * revoke USER TOPIC             take all rights to the topic away
+ * publish TOPIC HEXKEY          publish a record with this key as Java does by default; the answer is its partition
+ * </pre>
+ */
+public final class Control {
+  public static void main(String[] arguments) throws Exception {
+    Map<String, Object> settings =
+        Map.of("bootstrap.servers", arguments[0], "default.api.timeout.ms", "20000", "request.timeout.ms", "10000", "max.block.ms", "20000");
+    var in = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
+    try (var admin = Admin.create(settings);
+        var producer = new KafkaProducer<byte[], byte[]>(settings, new ByteArraySerializer(), new ByteArraySerializer())) {
+      for (String line = in.readLine(); line != null; line = in.readLine()) {
+        String answer;
+        try {
+          answer = "ok " + answer(admin, producer, line.split(" "));
+        } catch (Exception error) {
+          answer = "error " + error.toString().replace('\n', ' ');
+        }
+        System.out.println(answer);
+        System.out.flush();
+      }
+    }
+  }
+
+  private static String answer(Admin admin, KafkaProducer<byte[], byte[]> producer, String[] words) throws Exception {
+    switch (words[0]) {
+      case "grant" -> {
+        var entry = new AccessControlEntry("User:" + words[1], "*", AclOperation.fromString(words[3]), AclPermissionType.ALLOW);
+        var topic = new ResourcePattern(ResourceType.TOPIC, words[2], PatternType.LITERAL);
+        admin.createAcls(List.of(new AclBinding(topic, entry))).all().get(20, TimeUnit.SECONDS);
+        return "";
+      }
+      case "revoke" -> {
+        var entry = new AccessControlEntryFilter("User:" + words[1], null, AclOperation.ANY, AclPermissionType.ANY);
+        var topic = new ResourcePatternFilter(ResourceType.TOPIC, words[2], PatternType.LITERAL);
+        return "" + admin.deleteAcls(List.of(new AclBindingFilter(topic, entry))).all().get(20, TimeUnit.SECONDS).size();
+      }
+      case "publish" -> {
+        var record = new ProducerRecord<byte[], byte[]>(words[1], HexFormat.of().parseHex(words[2]), new byte[0]);
+        return "" + producer.send(record).get(20, TimeUnit.SECONDS).partition();
+      }
+      default -> throw new IllegalArgumentException("unknown command " + words[0]);
+    }
+  }
+}

@@ -1,0 +1,30 @@
+//! What the tests start, drive and look at from outside.
+
+pub(crate) mod consumers;
+pub(crate) mod kafka;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// How long to wait between two looks at a condition.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Waits until `look` finds something.
+///
+/// # Panics
+/// Where it does not within `timeout`; `what` says what it was.
+pub(crate) fn eventually<T>(what: &str, timeout: Duration, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + timeout;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "not within {timeout:?}: {what}");
+        std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
+/// A path below `tests/`.
+pub(crate) fn tests_dir(below: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests").join(below)
+}
