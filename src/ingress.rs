@@ -3,8 +3,8 @@
 //! Owns the listener, the connections, every limit of `[http]`, the check of app, source and signature, and all answers. It does not know that Kafka
 //! exists, does not read a body but for its command, and promises of every request exactly one outcome, counted by its reason.
 //!
-//! Each event loop is a thread with a single-threaded runtime and its own share of the connections ([`worker`]). One of them accepts for all
-//! ([`server`]). A connection's limits in time follow from what its I/O sees ([`link`]), and a request's way through is one function ([`handler`]).
+//! Each event loop is a thread with a single-threaded runtime and its own share of the connections (`worker`). One of them accepts for all
+//! (`server`). A connection's limits in time follow from what its I/O sees (`link`), and a request's way through is one function (`handler`).
 //! Absent on purpose: TLS, HTTP/2, timers of single connections, spans of single requests, and any answer that is not fixed in advance.
 
 mod authentication;

@@ -375,7 +375,7 @@ fn traceparent(headers: &HeaderMap) -> Option<&str> {
 mod tests {
     use super::*;
 
-    fn headers(name: HeaderName, values: &[&str]) -> HeaderMap {
+    fn headers(name: &HeaderName, values: &[&str]) -> HeaderMap {
         values.iter().map(|value| (name.clone(), value.parse().unwrap())).collect()
     }
 
@@ -397,7 +397,7 @@ mod tests {
             (&["00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x"], false),
             (&["00-4bf92f3577b34da6a3ce929d0e0e473-00f067aa0ba902b7-01"], false),
         ] {
-            assert_eq!(traceparent(&headers(TRACEPARENT, values)), kept.then(|| values[0]), "{values:?}");
+            assert_eq!(traceparent(&headers(&TRACEPARENT, values)), kept.then(|| values[0]), "{values:?}");
         }
     }
 
@@ -414,7 +414,7 @@ mod tests {
             (&["identity", "br"], false),
             (&["x-identity"], false),
         ] {
-            assert_eq!(is_identity(&headers(CONTENT_ENCODING, values)), identity, "{values:?}");
+            assert_eq!(is_identity(&headers(&CONTENT_ENCODING, values)), identity, "{values:?}");
         }
     }
 
