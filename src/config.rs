@@ -216,6 +216,16 @@ mod tests {
     }
 
     #[test]
+    fn what_a_value_that_does_not_fit_would_entail_is_not_told() {
+        let told = told("[http]\nbody_max = 'large'\n[journal]\nsegment_size = '1MiB'\nsize_max = '2MiB'", &[]);
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(
+            told[0].starts_with("http.body_max: expected a size") && told[1].starts_with("journal.size_max: is at least 4MiB"),
+            "{told:?}"
+        );
+    }
+
+    #[test]
     fn a_file_that_is_no_toml_is_told_by_its_place_and_never_quoted() {
         let told = told("[kafka.properties]\n'sasl.password' = hunter2\n", &[("CHAT_BRIDGE_HTTP__NO", "1")]);
         assert_eq!(told.len(), 2, "{told:?}");

@@ -32,23 +32,21 @@ impl Extracted {
         let mut extracted = Self { config: Config::default(), misfits: Vec::new(), removed: Vec::new() };
         // Each turn takes something out of the tree, so this ends.
         loop {
-            match Config::deserialize(&Value::from(tree.clone())) {
+            let (key, kind) = match fault(&tree) {
                 Ok(config) => {
                     extracted.config = config;
                     return extracted;
                 }
-                Err(error) => {
-                    let key = locate(&tree, &error.path);
-                    let before = extracted.before(&key);
-                    extracted.tell(&before, &error.kind);
-                    if !take_out(&mut tree, key.steps()) {
-                        return extracted;
-                    }
-                    if matches!(key.steps().last(), Some(Step::Index(_))) {
-                        extracted.removed.push(before);
-                        extracted.removed.sort();
-                    }
-                }
+                Err(fault) => fault,
+            };
+            let before = extracted.before(&key);
+            extracted.tell(&before, &kind);
+            if !take_out(&mut tree, key.steps()) {
+                return extracted;
+            }
+            if matches!(key.steps().last(), Some(Step::Index(_))) {
+                extracted.removed.push(before);
+                extracted.removed.sort();
             }
         }
     }
@@ -90,6 +88,26 @@ impl Extracted {
             self.misfits.push(Misfit { key, message });
         }
     }
+}
+
+/// The configuration, or the first thing that does not fit.
+fn fault(tree: &Dict) -> Result<Config, (Key, Kind)> {
+    if let Some(key) = positional(tree) {
+        return Err((key, Kind::InvalidType(Actual::Seq, "a map".to_owned())));
+    }
+    Config::deserialize(&Value::from(tree.clone())).map_err(|error| (locate(tree, &error.path), error.kind))
+}
+
+/// A list where a table belongs. serde would take it for the table's values in the order in which the struct has them.
+fn positional(tree: &Dict) -> Option<Key> {
+    let is_list = |value: &Value| value.as_array().is_some();
+    let sections = tree.iter().find(|(name, value)| *name != "apps" && known::is_section(name) && is_list(value));
+    let apps = tree.get("apps").and_then(Value::as_array).and_then(|apps| apps.iter().position(is_list));
+    let answers = tree.get("answers").and_then(Value::as_dict).and_then(|answers| answers.iter().find(|(_, value)| is_list(value)));
+    sections
+        .map(|(name, _)| Key::default().name(name))
+        .or_else(|| apps.map(|index| Key::of("apps").index(index)))
+        .or_else(|| answers.map(|(command, _)| Key::of("answers").name(command)))
 }
 
 /// The key of what `path`, a list of names and of indexes in digits, leads to.
@@ -216,6 +234,11 @@ mod tests {
             ("[http]\nbody_max = true", "http.body_max: expected a size with its unit, such as \"64MiB\", found a boolean"),
             ("[http]\nlisten = 'here'", "http.listen: invalid socket address syntax"),
             ("http = 'x'", "http: expected a table, found text"),
+            ("http = []", "http: expected a table, found a list"),
+            ("log = ['debug']", "log: expected a table, found a list"),
+            ("apps = [[5]]", "apps[0]: expected a table, found a list"),
+            ("[answers]\n'G.Before' = [1, 'x']", "answers.\"G.Before\": expected a table, found a list"),
+            ("colour = []", "colour: unknown key"),
             ("[http]\nconnections_max = -1", "http.connections_max: expected a whole number, found -1"),
             ("[kafka]\ninstance = 5", "kafka.instance: expected text, found an integer"),
             ("[topics]\ndiscard = 'A.B'", "topics.discard: expected a list, found text"),

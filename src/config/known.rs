@@ -25,6 +25,11 @@ fn names(path: &[&str]) -> &'static [&'static str] {
     }
 }
 
+/// Whether the root has a key of that name.
+pub(super) fn is_section(name: &str) -> bool {
+    names(&[]).contains(&name)
+}
+
 /// Every key outside of lists and of tables with free keys, with its dots.
 fn dotted() -> Vec<String> {
     let mut keys = Vec::new();

@@ -58,12 +58,10 @@ impl Layers {
             table = inner.as_dict();
         }
         let metadata = self.figment.get_metadata(value?.tag())?;
-        (metadata.name != DEFAULTS && !metadata.name.starts_with("chat_bridge")).then(|| metadata.name.to_string())
+        // The layer of defaults bears the name of the type that it is made from.
+        (metadata.name != std::any::type_name::<Config>()).then(|| metadata.name.to_string())
     }
 }
-
-/// What names the layer of defaults; it is no origin worth telling.
-const DEFAULTS: &str = "defaults";
 
 /// The file's layer.
 struct File {
