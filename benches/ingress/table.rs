@@ -1,0 +1,135 @@
+//! The figures of a run: each round, and for each number of connections the median of its rounds.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::num::NonZeroU32;
+
+use chat_bridge::simulate::load::Summary;
+use serde::Serialize;
+
+use super::Kind;
+use super::process::Usage;
+
+/// What one server did in one round.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Round {
+    server: Kind,
+    connections: u32,
+    acknowledged_per_second: f64,
+    p50_ms: f64,
+    p99_ms: f64,
+    p999_ms: f64,
+    /// User and system time of the server's process, for each acknowledged callback.
+    cpu_us_per_callback: f64,
+    rss_mib: f64,
+    /// Callbacks that were not acknowledged.
+    failed: u64,
+}
+
+type Figure = (&'static str, fn(&Round) -> f64);
+
+/// The figures of a [`Round`] that are compared, in the order of the table.
+const FIGURES: [Figure; 6] = [
+    ("callbacks/s", |round| round.acknowledged_per_second),
+    ("p50 ms", |round| round.p50_ms),
+    ("p99 ms", |round| round.p99_ms),
+    ("p99.9 ms", |round| round.p999_ms),
+    ("CPU µs/callback", |round| round.cpu_us_per_callback),
+    ("RSS MiB", |round| round.rss_mib),
+];
+
+impl Round {
+    pub(crate) fn of(server: Kind, connections: NonZeroU32, summary: &Summary, usage: Usage) -> Self {
+        let latency = summary.latency_seconds;
+        let acknowledged = float(summary.acknowledged).max(1.0);
+        Self {
+            server,
+            connections: connections.get(),
+            acknowledged_per_second: summary.acknowledged_per_second,
+            p50_ms: latency.p50 * 1e3,
+            p99_ms: latency.p99 * 1e3,
+            p999_ms: latency.p999 * 1e3,
+            cpu_us_per_callback: usage.cpu.as_secs_f64() * 1e6 / acknowledged,
+            rss_mib: float(usage.rss_bytes) / f64::from(1 << 20),
+            failed: summary.sent - summary.acknowledged,
+        }
+    }
+}
+
+impl fmt::Display for Round {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} connections, {}:", self.connections, self.server.name())?;
+        for (name, figure) in FIGURES {
+            write!(out, " {name} {:.2},", figure(self))?;
+        }
+        write!(out, " {} failed", self.failed)
+    }
+}
+
+impl Kind {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Bare => "bare",
+            Self::Bridge => "bridge",
+        }
+    }
+}
+
+/// The medians.
+pub(crate) struct Table(BTreeMap<(u32, Kind), Medians>);
+
+struct Medians {
+    figures: [f64; FIGURES.len()],
+    failed: u64,
+}
+
+impl Table {
+    pub(crate) fn of(rounds: &[Round]) -> Self {
+        let mut groups: BTreeMap<(u32, Kind), Vec<&Round>> = BTreeMap::new();
+        for round in rounds {
+            groups.entry((round.connections, round.server)).or_default().push(round);
+        }
+        let medians = |rounds: Vec<&Round>| Medians {
+            figures: FIGURES.map(|(_, figure)| median(rounds.iter().map(|round| figure(round)).collect())),
+            failed: rounds.iter().map(|round| round.failed).sum(),
+        };
+        Self(groups.into_iter().map(|(group, rounds)| (group, medians(rounds))).collect())
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{:>11}  {:<12}", "connections", "server")?;
+        for (name, _) in FIGURES {
+            write!(out, "  {name:>15}")?;
+        }
+        writeln!(out, "  {:>6}", "failed")?;
+        for ((connections, kind), medians) in &self.0 {
+            write!(out, "{connections:>11}  {:<12}", kind.name())?;
+            for figure in medians.figures {
+                write!(out, "  {figure:>15.2}")?;
+            }
+            writeln!(out, "  {:>6}", medians.failed)?;
+            let bare = (*kind == Kind::Bridge).then(|| self.0.get(&(*connections, Kind::Bare))).flatten();
+            if let Some(bare) = bare {
+                write!(out, "{connections:>11}  {:<12}", "bridge/bare")?;
+                for (figure, of_bare) in medians.figures.iter().zip(bare.figures) {
+                    write!(out, "  {:>15.2}", figure / of_bare)?;
+                }
+                writeln!(out)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    let (low, high) = (figures.get((figures.len().saturating_sub(1)) / 2), figures.get(figures.len() / 2));
+    low.zip(high).map_or(0.0, |(low, high)| f64::midpoint(*low, *high))
+}
+
+#[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "counts beyond 2^53 do not occur, and std has no other way")]
+fn float(count: u64) -> f64 {
+    count as f64
+}
