@@ -1,5 +1,4 @@
 //! The public side from outside: real sockets, a real journal in a folder of its own.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "helpers of tests fail like tests")]
 
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Read, Write};

@@ -1,5 +1,6 @@
 //! What the tests start, drive and look at from outside.
 
+pub(crate) mod bridge;
 pub(crate) mod consumers;
 pub(crate) mod kafka;
 

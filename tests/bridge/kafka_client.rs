@@ -1,11 +1,6 @@
 //! The client of Kafka against a real broker.
 
 #[cfg(test)]
-#[expect(clippy::allow_attributes, reason = "each test binary uses another part of it")]
-#[allow(dead_code, reason = "each test binary uses another part of it")]
-mod support;
-
-#[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
     use std::num::NonZeroU16;
@@ -20,9 +15,9 @@ mod tests {
     };
     use chat_bridge::metrics::{self, Labels, Metrics};
 
-    use super::support::consumers::{self, Language};
-    use super::support::eventually;
-    use super::support::kafka::{self, BRIDGE, Kafka, Record, STRANGER, User};
+    use crate::support::consumers::{self, Language};
+    use crate::support::eventually;
+    use crate::support::kafka::{self, BRIDGE, Kafka, Record, STRANGER, User};
 
     const PATIENCE: Duration = Duration::from_mins(1);
     const NO_HEADERS: &[(&str, &str)] = &[];
