@@ -365,6 +365,21 @@ mod tests {
     }
 
     #[test]
+    fn a_client_that_does_not_read_its_answer_is_cut_off() {
+        let fixture = fixture(|config| (config.connections_max, config.request_timeout) = (1, Period::from_millis(300)));
+        // More than the buffers of two sockets hold.
+        let reason = "x".repeat(64 << 20);
+        *fixture.conditions.lock().unwrap() = vec![Condition { name: "journal".into(), ok: true, reason, decides: true }];
+        let mut deaf = fixture.connect();
+        deaf.write_all(b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+        // Connections are accepted in their order, so the one place is taken.
+        let start = Instant::now();
+        while !fixture.get("/livez").starts_with("HTTP/1.1 200 ") {
+            assert!(start.elapsed() < PATIENCE);
+        }
+    }
+
+    #[test]
     fn connections_over_the_limit_are_closed_and_the_limit_comes_back() {
         let fixture = fixture(|config| config.connections_max = 1);
         let first = fixture.connect();

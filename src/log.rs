@@ -78,18 +78,6 @@ mod tests {
         }
     }
 
-    struct Closed;
-
-    impl io::Write for Closed {
-        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-            Err(io::ErrorKind::BrokenPipe.into())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
     fn written(level: Level, format: Format, colours: Colours) -> String {
         let memory = Memory::default();
         let to = memory.clone();
@@ -124,10 +112,5 @@ mod tests {
     fn text_is_coloured_only_where_it_may_be() {
         assert!(!written(Level::Info, Format::Text, Colours::Never).contains('\u{1b}'));
         assert!(written(Level::Info, Format::Text, Colours::InText).contains('\u{1b}'));
-    }
-
-    #[test]
-    fn a_closed_standard_error_ends_nobody() {
-        tracing::dispatcher::with_default(&lines(Level::Info, Format::Json, Colours::Never, || Closed), || tracing::error!("lost"));
     }
 }
