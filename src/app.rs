@@ -22,7 +22,7 @@ use crate::event::DeadLetterReason;
 use crate::forwarder::{self, Forwarding};
 use crate::ingress::{self, Ingress, Refusal, Setup, Strangers};
 use crate::journal::storage::Disk;
-use crate::journal::{self, Journal};
+use crate::journal::{self, Journal, RecoveryReport};
 use crate::kafka::{self, Connection};
 use crate::metrics::{Labels, Metrics};
 use crate::routing::Routing;
@@ -35,9 +35,6 @@ const FAILURE_GRACE: Duration = Duration::from_millis(900);
 
 /// How long the parts have to end once the journal has failed: they hold nothing that is not in it.
 const ABANDON_MAX: Duration = Duration::from_millis(500);
-
-/// An event loop that has not turned for this long is stuck: the process is of no use and should be restarted.
-const STALL_MAX: Duration = Duration::from_secs(15);
 
 /// What a stop waits for beyond the deadlines of body and journal.
 const STOP_MARGIN: Duration = Duration::from_secs(1);
@@ -106,7 +103,7 @@ impl Error {
             },
             Self::Forwarder(forwarder::Error::Journal(_) | forwarder::Error::Oversized { .. } | forwarder::Error::Thread(_)) => Remedy::Io,
             Self::Forwarder(forwarder::Error::Record { .. }) => Remedy::Configuration,
-            Self::Kafka(_) | Self::Ingress(_) | Self::IngressEnded(_) | Self::Metrics(_) | Self::Forwarder(_) => Remedy::Internal,
+            Self::Kafka(_) | Self::IngressEnded(_) | Self::Metrics(_) | Self::Forwarder(_) => Remedy::Internal,
         }
     }
 }
@@ -126,7 +123,7 @@ pub async fn run(config: Config, strangers: Strangers, started: impl FnOnce(Addr
     let routing = Arc::new(Routing::new(&config.topics));
     let metrics = metrics(&routing)?;
     let phase = Arc::new(Phase::default());
-    let heartbeats = Heartbeats::new(STALL_MAX);
+    let heartbeats = Heartbeats::new(config.admin.stall_max.get());
     let conditions = Arc::new(Conditions::new(Arc::clone(&phase)));
     let for_admin = Arc::clone(&conditions);
     let addresses = Addresses { public: public.local_addr(), admin: operator.address() };
@@ -206,8 +203,34 @@ async fn open_journal(config: &Config, metrics: &Metrics) -> Result<journal::Ope
     // Recovery may read for seconds; meanwhile a signal still ends the process.
     let opened = tokio::task::spawn_blocking(move || journal::open(settings, Arc::new(Disk), metrics, Clock::system()));
     let opened = opened.await.map_err(|error| Error::System(io::Error::other(error)))?.map_err(|error| Error::Journal(Arc::new(error)))?;
-    opened.report.log();
+    tell(&opened.report);
     Ok(opened)
+}
+
+/// Tells the operator what opening the journal found and did.
+fn tell(report: &RecoveryReport) {
+    tracing::info!(
+        start = ?report.start, identity = %report.identity, segments = report.segments, lowest = report.lowest.get(), end = report.end.get(),
+        unpublished = report.unpublished_records, "journal opened"
+    );
+    if let Some(torn) = &report.torn_tail {
+        tracing::warn!(
+            kept_records = torn.kept_records, cut_records = torn.cut_records, cut_bytes = torn.cut_bytes,
+            "the journal's torn tail was cut: what it held had not been answered"
+        );
+    }
+    for file in &report.set_aside {
+        tracing::error!(file = %file, "a corrupt piece of the journal was set aside");
+    }
+    for (from, to) in &report.lost {
+        tracing::error!(from = from.get(), to = to.get(), "records of the journal are lost");
+    }
+    if let Some(before) = &report.identity_before {
+        tracing::error!(before = %before, "a position lay beyond the journal's end: the journal has a new identity");
+    }
+    if report.checkpoint_lost {
+        tracing::error!("the journal's checkpoint is lost: reading begins at the oldest segment, and records may be published once more");
+    }
 }
 
 /// The last resort: where the process has not ended soon after the journal has failed, it is aborted, so that nothing is answered any more.

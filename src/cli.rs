@@ -8,6 +8,7 @@ mod config;
 mod dev;
 mod healthcheck;
 mod serve;
+mod simulate;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -46,6 +47,8 @@ enum Verb {
     #[command(subcommand)]
     Config(config::Config),
     Healthcheck(healthcheck::Healthcheck),
+    #[command(subcommand)]
+    Simulate(simulate::Simulate),
     Completions(completions::Completions),
 }
 
@@ -57,6 +60,7 @@ impl Verb {
             Self::Check(verb) => verb.run(global),
             Self::Config(verb) => verb.run(global),
             Self::Healthcheck(verb) => verb.run(global),
+            Self::Simulate(verb) => verb.run(),
             Self::Completions(verb) => verb.run(),
         }
     }
