@@ -3,7 +3,6 @@
 //! A start that fails, fails before a callback was accepted. Whatever ends while it should run ends the process, with an exit code that says why.
 
 use std::borrow::Cow;
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -260,14 +259,6 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
-        }
-    }
-
-    /// What `work` resolves to, or nothing where a signal comes first.
-    async fn or<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
-        tokio::select! {
-            () = self.next() => None,
-            done = work => Some(done),
         }
     }
 }

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by a panic, in its helpers too")]
 
 mod cli;
+mod faults;
 mod ingress;
 mod kafka_client;
 mod kill;

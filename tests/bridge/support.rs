@@ -29,3 +29,13 @@ pub(crate) fn eventually<T>(what: &str, timeout: Duration, mut look: impl FnMut(
 pub(crate) fn tests_dir(below: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests").join(below)
 }
+
+/// A port that nobody listens on, below the ephemeral range.
+pub(crate) fn free_port() -> u16 {
+    loop {
+        let port = fastrand::u16(20_000..32_000);
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
