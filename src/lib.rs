@@ -16,6 +16,7 @@ pub mod forwarder;
 pub mod ingress;
 pub mod journal;
 pub mod kafka;
+pub mod log;
 pub mod metrics;
 pub mod routing;
 pub mod simulate;

@@ -539,3 +539,105 @@ fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Resul
 fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, prometheus::Error> {
     register(registry, Histogram::with_opts(HistogramOpts::new(format!("{PREFIX}{name}"), help).buckets(buckets.to_vec()))?)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use prometheus::proto::{Metric, MetricType};
+
+    use super::*;
+
+    const LABELS: Labels<'static> = Labels {
+        refusals: &["one", "two"],
+        commands: &["Group.CallbackAfterGroupFull"],
+        topics: &["chat.group-full", "chat.dead-letter"],
+        dead_letters: &["not_json"],
+        kafka_errors: &["transport"],
+    };
+
+    /// What a family is: its type, the names of its labels, its help.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    struct Family {
+        form: String,
+        labels: BTreeSet<String>,
+        help: String,
+    }
+
+    fn families() -> BTreeMap<String, Family> {
+        let metrics = Metrics::new(&LABELS).unwrap();
+        let gathered = metrics.registry().gather();
+        let families = gathered.iter().map(|family| {
+            let form = match family.get_field_type() {
+                MetricType::COUNTER => "counter",
+                MetricType::GAUGE => "gauge",
+                MetricType::HISTOGRAM => "histogram",
+                MetricType::SUMMARY | MetricType::UNTYPED => "other",
+            };
+            let labels = family.get_metric().iter().flat_map(Metric::get_label).map(|label| label.name().to_owned());
+            (family.name().to_owned(), Family { form: form.to_owned(), labels: labels.collect(), help: family.help().to_owned() })
+        });
+        families.collect()
+    }
+
+    /// The page has every metric in a row `| name | type | labels | help | what moves it |`.
+    #[test]
+    fn the_page_and_the_registry_have_the_same_metrics() {
+        let page = include_str!("../docs/metrics.md");
+        let mut documented = BTreeMap::new();
+        for line in page.lines().filter(|line| line.starts_with("| `")) {
+            let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+            let [name, form, labels, help, moved] = cells.as_slice() else { panic!("a row has five cells: {line}") };
+            assert!(!moved.is_empty(), "{line}");
+            let labels = labels.split(',').map(|label| label.trim().trim_matches('`').to_owned()).filter(|label| !label.is_empty());
+            let family = Family { form: (*form).to_owned(), labels: labels.collect(), help: (*help).to_owned() };
+            assert!(documented.insert(name.trim_matches('`').to_owned(), family).is_none(), "twice: {line}");
+        }
+        let registered = families();
+        for (name, family) in &registered {
+            assert_eq!(documented.get(name), Some(family), "{name} in docs/metrics.md");
+        }
+        for name in documented.keys() {
+            assert!(registered.contains_key(name), "{name} is in docs/metrics.md alone");
+        }
+    }
+
+    #[test]
+    fn names_are_ours_in_base_units_and_counters_end_in_total() {
+        for (name, family) in families() {
+            assert!(name.starts_with(PREFIX) || name.starts_with("process_"), "{name}");
+            assert_eq!(name.ends_with("_total"), family.form == "counter", "{name}");
+            assert!(["_ms", "_millis", "_kb", "_mb", "_percent"].iter().all(|unit| !name.contains(unit)), "{name}");
+            assert!(family.help.ends_with('.') && !family.help.contains('|'), "{name}: {}", family.help);
+        }
+    }
+
+    #[test]
+    fn every_series_of_a_closed_set_is_there_from_the_start() {
+        let text = String::from_utf8(Metrics::new(&LABELS).unwrap().encode().unwrap()).unwrap();
+        for series in [
+            "chat_bridge_callbacks_total{outcome=\"accepted\",reason=\"durable\"} 0",
+            "chat_bridge_callbacks_total{outcome=\"discarded\",reason=\"configuration\"} 0",
+            "chat_bridge_callbacks_total{outcome=\"refused\",reason=\"two\"} 0",
+            "chat_bridge_callbacks_by_command_total{command=\"other\"} 0",
+            "chat_bridge_records_completed_total{outcome=\"dead_lettered\"} 0",
+            "chat_bridge_records_republished_total{reason=\"replay\"} 0",
+            "chat_bridge_events_published_total{topic=\"chat.group-full\"} 0",
+            "chat_bridge_topic_parked{topic=\"chat.dead-letter\"} 0",
+            "chat_bridge_dead_letters_total{reason=\"not_json\"} 0",
+            "chat_bridge_kafka_errors_total{kind=\"transport\"} 0",
+            "chat_bridge_kafka_brokers{state=\"up\"} 0",
+            concat!("chat_bridge_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+        ] {
+            assert!(text.lines().any(|line| line == series), "{series}");
+        }
+    }
+
+    #[test]
+    fn a_record_that_became_durable_is_an_accepted_callback() {
+        let metrics = Metrics::new(&LABELS).unwrap();
+        metrics.journal.durable_records.inc_by(3);
+        let text = String::from_utf8(metrics.encode().unwrap()).unwrap();
+        assert!(text.contains("chat_bridge_callbacks_total{outcome=\"accepted\",reason=\"durable\"} 3\n"));
+    }
+}

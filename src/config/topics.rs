@@ -35,6 +35,20 @@ pub struct Topics {
     pub config: BTreeMap<String, BTreeMap<String, Setting>>,
 }
 
+impl Topics {
+    /// The topic of commands that have none of their own.
+    #[must_use]
+    pub fn unrecognized_name(&self) -> String {
+        self.unrecognized.clone().unwrap_or_else(|| format!("{}unrecognized", self.prefix))
+    }
+
+    /// The topic of dead letters.
+    #[must_use]
+    pub fn dead_letter_name(&self) -> String {
+        self.dead_letter.clone().unwrap_or_else(|| format!("{}dead-letter", self.prefix))
+    }
+}
+
 /// A topic's setting: Kafka takes them all as text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]

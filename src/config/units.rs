@@ -124,8 +124,17 @@ impl Period {
 }
 
 impl fmt::Display for Period {
+    /// The largest unit that divides it without a rest, so that what is printed reads back as the same period.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}", humantime::format_duration(self.0))
+        let nanos = self.0.as_nanos();
+        for (unit, nanos_of_unit) in
+            [("h", 3_600_000_000_000), ("m", 60_000_000_000), ("s", 1_000_000_000), ("ms", 1_000_000), ("us", 1_000)]
+        {
+            if nanos != 0 && nanos.is_multiple_of(nanos_of_unit) {
+                return write!(out, "{}{unit}", nanos / nanos_of_unit);
+            }
+        }
+        if nanos == 0 { out.write_str("0s") } else { write!(out, "{}", humantime::format_duration(self.0)) }
     }
 }
 
@@ -163,8 +172,8 @@ mod tests {
             let size = Size::from_bytes(bytes);
             assert_eq!(size.to_string().parse::<bytesize::ByteSize>().map(|size| size.as_u64()), Ok(bytes), "{size}");
         }
-        for millis in [0, 1, 250, 1_500, 60_000, 3_600_000] {
-            let period = Period::from_millis(millis);
+        let millis = [0, 1, 250, 1_500, 60_000, 90_000, 3_600_000, 31_536_000_001].map(Period::from_millis);
+        for period in millis.into_iter().chain([Period(Duration::new(5, 7)), Period(Duration::new(0, 7_000))]) {
             assert_eq!(humantime::parse_duration(&period.to_string()).ok(), Some(period.get()), "{period}");
         }
     }
