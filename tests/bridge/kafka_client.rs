@@ -340,7 +340,9 @@ mod tests {
         assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
         let client = Client::new(&settings);
         eventually("the broker is lost", PATIENCE, || (client.status.snapshot().connection == Connection::Lost).then_some(()));
+        drop(client.producer);
         assert!(client.metrics.errors("transport").get() > 0);
+        assert_eq!(client.metrics.errors("all_brokers_down").get(), 1, "rdkafka tells everything twice");
     }
 
     #[test]
