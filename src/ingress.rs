@@ -41,7 +41,7 @@ use authentication::Apps;
 use body::Budget;
 use handler::{Policy, Shared};
 use lifecycle::Lifecycle;
-use server::{Acceptor, Connections, Door};
+use server::{Acceptor, Connections, Door, Reception};
 use worker::{Beginning, Settings};
 
 /// Why the ingress does not start.
@@ -134,13 +134,12 @@ impl Bound {
             metrics: metrics.clone(),
         };
         let (doors, arrivals): (Vec<_>, Vec<_>) = (0..workers.get()).map(|_| mpsc::channel(server::ARRIVALS_MAX)).unzip();
-        let mut acceptor = Some(Acceptor {
-            listener,
+        let reception = Reception {
             doors: doors.into_iter().map(Door::new).collect(),
             connections: Arc::new(Connections::new(http.connections_max, metrics.clone())),
-            lifecycle: Arc::clone(&lifecycle),
             metrics: metrics.clone(),
-        });
+        };
+        let mut acceptor = Some(Acceptor { listener, lifecycle: Arc::clone(&lifecycle), reception });
         let (tokens_watch, tokens_stop) = blocking::channel();
         let ingress =
             Ingress { address, lifecycle, threads: watch::Sender::new(Threads::default()), tokens_watch: Mutex::new(Some(tokens_watch)) };

@@ -111,22 +111,29 @@ enum Condition {
     Exhausted,
 }
 
+/// Where accepted connections go.
+#[derive(Debug)]
+pub(super) struct Reception {
+    pub(super) doors: Vec<Door>,
+    pub(super) connections: Arc<Connections>,
+    pub(super) metrics: metrics::Ingress,
+}
+
 /// Accepts, until a stop begins.
 #[derive(Debug)]
 pub(super) struct Acceptor {
     pub(super) listener: std::net::TcpListener,
-    pub(super) doors: Vec<Door>,
-    pub(super) connections: Arc<Connections>,
     pub(super) lifecycle: Arc<Lifecycle>,
-    pub(super) metrics: metrics::Ingress,
+    pub(super) reception: Reception,
 }
 
 impl Acceptor {
     /// Runs on the event loop on which it is called. Fails only where the listener cannot be registered with it.
     pub(super) async fn run(self) -> io::Result<()> {
-        self.listener.set_nonblocking(true)?;
-        let listener = TcpListener::from_std(self.listener.try_clone()?)?;
-        let mut stop = self.lifecycle.deadline();
+        let Self { listener, lifecycle, reception } = self;
+        listener.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(listener)?;
+        let mut stop = lifecycle.deadline();
         let mut condition = Condition::Accepting;
         loop {
             let accepted = tokio::select! {
@@ -140,11 +147,11 @@ impl Acceptor {
                         tracing::info!("accepting connections again");
                         condition = Condition::Accepting;
                     }
-                    self.place(stream, peer).await;
+                    reception.place(stream, peer).await;
                 }
-                Err(error) if is_of_one_connection(&error) => self.metrics.accept_errors.inc(),
+                Err(error) if is_of_one_connection(&error) => reception.metrics.accept_errors.inc(),
                 Err(error) => {
-                    self.metrics.accept_errors.inc();
+                    reception.metrics.accept_errors.inc();
                     if condition == Condition::Accepting {
                         tracing::warn!(%error, "connections cannot be accepted, they wait");
                         condition = Condition::Exhausted;
@@ -154,7 +161,9 @@ impl Acceptor {
             }
         }
     }
+}
 
+impl Reception {
     async fn place(&self, stream: TcpStream, peer: SocketAddr) {
         let Some(door) = self.doors.iter().min_by_key(|door| door.load.load(Ordering::Relaxed)) else { return };
         let Some(place) = Place::take(&self.connections, &door.load) else {
