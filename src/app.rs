@@ -6,8 +6,8 @@ use std::borrow::Cow;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -214,7 +214,9 @@ fn tell(report: &RecoveryReport) {
     );
     if let Some(torn) = &report.torn_tail {
         tracing::warn!(
-            kept_records = torn.kept_records, cut_records = torn.cut_records, cut_bytes = torn.cut_bytes,
+            kept_records = torn.kept_records,
+            cut_records = torn.cut_records,
+            cut_bytes = torn.cut_bytes,
             "the journal's torn tail was cut: what it held had not been answered"
         );
     }

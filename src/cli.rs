@@ -9,6 +9,7 @@ mod dev;
 mod healthcheck;
 mod serve;
 mod simulate;
+mod topics;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -48,6 +49,8 @@ enum Verb {
     Config(config::Config),
     Healthcheck(healthcheck::Healthcheck),
     #[command(subcommand)]
+    Topics(topics::Topics),
+    #[command(subcommand)]
     Simulate(simulate::Simulate),
     Completions(completions::Completions),
 }
@@ -60,6 +63,7 @@ impl Verb {
             Self::Check(verb) => verb.run(global),
             Self::Config(verb) => verb.run(global),
             Self::Healthcheck(verb) => verb.run(global),
+            Self::Topics(verb) => verb.run(global),
             Self::Simulate(verb) => verb.run(),
             Self::Completions(verb) => verb.run(),
         }

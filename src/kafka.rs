@@ -5,7 +5,7 @@
 //! - [`verdict`]: the closed table from librdkafka's errors to what is to be done about a record.
 //! - [`statistics`]: brokers, authentication and queue, for `/readyz`, the metrics and the log.
 //! - [`topics`]: what exists, what is missing, what differs; creating and changing.
-//! - [`embedded`] and [`tail`]: a cluster in memory and what it holds, for `chat-bridge dev`.
+//! - [`embedded`]: a cluster in memory, for `chat-bridge dev`.
 //!
 //! This module knows nothing of callbacks and events: a message is a topic, a key, bytes and headers.
 
@@ -63,6 +63,12 @@ pub enum Error {
         /// Kafka's word.
         code: ErrorCode,
     },
+    /// Kafka has the settings as they were. rdkafka 0.39 keeps its reason to itself: a value that it finds invalid, or no right to change them.
+    #[error("change the settings of {topic}: Kafka did not take them: a value is invalid, or the right to AlterConfigs is missing")]
+    NotTaken {
+        /// The topic.
+        topic: String,
+    },
 }
 
 impl Error {
@@ -70,8 +76,9 @@ impl Error {
     #[must_use]
     pub fn is_configuration(&self) -> bool {
         match self {
-            Self::File { .. } | Self::Property { .. } | Self::Client(_) => true,
-            Self::Unreachable(_) | Self::Refused { .. } => false,
+            Self::File { .. } | Self::Property { .. } | Self::Client(_) | Self::NotTaken { .. } => true,
+            Self::Unreachable(_) => false,
+            Self::Refused { code, .. } => code.blames_the_request(),
         }
     }
 }

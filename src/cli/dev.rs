@@ -129,8 +129,9 @@ impl Printer {
     fn welcome(self, addresses: Addresses, bootstrap_servers: &str) -> String {
         let Addresses { public, admin } = addresses;
         let body = r#"{"CallbackCommand":"Group.CallbackAfterGroupFull","GroupId":"@TGS#2J4SZEAEL","EventTime":"1670574414123"}"#;
-        let curl =
-            format!("curl 'http://{public}/?SdkAppid=1400000000&CallbackCommand=Group.CallbackAfterGroupFull&contenttype=json' -d '{body}'");
+        let curl = format!(
+            "curl 'http://{public}/?SdkAppid=1400000000&CallbackCommand=Group.CallbackAfterGroupFull&contenttype=json' -d '{body}'"
+        );
         match self.format {
             Format::Json => json!({
                 "event": "started", "callbacks": format!("http://{public}/"), "admin": format!("http://{admin}/"),

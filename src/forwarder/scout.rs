@@ -127,7 +127,8 @@ impl Forwarder {
     pub(super) fn take_findings(&mut self, now: Instant) {
         let findings = self.scout.findings();
         for (name, presence) in findings.presence {
-            let Some(topic) = self.routing.topics().iter().position(|topic| topic.name == name).and_then(|index| self.routing.topic_at(index))
+            let Some(topic) =
+                self.routing.topics().iter().position(|topic| topic.name == name).and_then(|index| self.routing.topic_at(index))
             else {
                 continue;
             };
@@ -186,24 +187,29 @@ impl Errand {
         loop {
             let mut state = self.shared.lock();
             let now = Instant::now();
-            let lookup = state.producer.is_some() && (self.create || !state.unknown.is_empty());
-            let next = if lookup { lookup_at.min(limits_at).min(files_at) } else { limits_at.min(files_at) };
-            if !state.stop && !state.limits_asked && now < next {
+            // Limits are asked for after the first look-up: nothing can be sent before that.
+            let next = match (&state.producer, self.create || !state.unknown.is_empty()) {
+                (None, _) => files_at,
+                (Some(_), true) => lookup_at.min(limits_at).min(files_at),
+                (Some(_), false) => limits_at.min(files_at),
+            };
+            if !state.stop && !(state.limits_asked && state.producer.is_some()) && now < next {
                 state = self.shared.asked.wait_timeout(state, next - now).unwrap_or_else(PoisonError::into_inner).0;
             }
             if state.stop {
                 return;
             }
+            let Some(producer) = state.producer.clone() else {
+                drop(state);
+                files_at = self.compare_files(files_at);
+                continue;
+            };
             let limits_asked = std::mem::take(&mut state.limits_asked);
-            let producer = state.producer.clone();
             let unknown = state.unknown.clone();
             drop(state);
 
             let now = Instant::now();
-            if let Some(producer) = producer
-                && now >= lookup_at
-                && (self.create || !unknown.is_empty())
-            {
+            if now >= lookup_at && (self.create || !unknown.is_empty()) {
                 self.create_missing();
                 self.look_up(&producer, &unknown);
                 lookup_at = Instant::now() + LOOKUP_EVERY;
@@ -211,10 +217,7 @@ impl Errand {
             if limits_asked || now >= limits_at {
                 limits_at = Instant::now() + if self.ask_limits() { LIMITS_EVERY } else { LIMITS_AGAIN };
             }
-            if now >= files_at {
-                self.compare_files();
-                files_at = Instant::now() + FILES_EVERY;
-            }
+            files_at = self.compare_files(files_at);
         }
     }
 
@@ -282,7 +285,11 @@ impl Errand {
         true
     }
 
-    fn compare_files(&mut self) {
+    /// Compares the files where it is time; tells when it is next.
+    fn compare_files(&mut self, due: Instant) -> Instant {
+        if Instant::now() < due {
+            return due;
+        }
         match self.settings.fingerprint_now() {
             Ok(fingerprint) if fingerprint == self.settings.fingerprint() => {}
             Ok(_) => match Settings::load(&self.kafka, &self.topics) {
@@ -295,5 +302,6 @@ impl Errand {
             },
             Err(error) => tracing::debug!(%error, "kafka's secret files could not be compared; they are read again"),
         }
+        Instant::now() + FILES_EVERY
     }
 }

@@ -243,12 +243,7 @@ impl Queue {
         if record.len() > self.record_max {
             return Err(AppendError::TooLarge);
         }
-        let slot = Arc::new(Slot {
-            stage: AtomicU8::new(Stage::Waiting.code()),
-            lsn: AtomicU64::new(0),
-            lane,
-            waker: Mutex::new(None),
-        });
+        let slot = Arc::new(Slot { stage: AtomicU8::new(Stage::Waiting.code()), lsn: AtomicU64::new(0), lane, waker: Mutex::new(None) });
         let waiting = Waiting { record, slot: Arc::clone(&slot), since: Instant::now() };
         let mut inner = lock(&self.inner);
         if let Some(refusal) = inner.refusal {

@@ -420,13 +420,7 @@ impl<'a> Mending<'a> {
 
 /// A journal that begins.
 fn fresh() -> Content {
-    Content {
-        journal: Uuid::new_v4(),
-        since: Lsn::FIRST,
-        durable_end: Lsn::FIRST,
-        clean_stop: false,
-        positions: Positions::at(Lsn::FIRST),
-    }
+    Content { journal: Uuid::new_v4(), since: Lsn::FIRST, durable_end: Lsn::FIRST, clean_stop: false, positions: Positions::at(Lsn::FIRST) }
 }
 
 /// What the segments tell where the checkpoint tells nothing: everything that is there may lack.

@@ -65,9 +65,9 @@ pub(super) fn keep(storage: &dyn Storage, dir: &Path, segment: &Segment, from: u
     if known {
         return Ok(Kept::Known);
     }
-    make_folder(storage, dir, &folder).and_then(|()| copy(storage, &folder, &name, segment, (from, to))).or_else(|error| {
-        if error.is_no_space() { Ok(Kept::NoRoom) } else { Err(error) }
-    })
+    make_folder(storage, dir, &folder)
+        .and_then(|()| copy(storage, &folder, &name, segment, (from, to)))
+        .or_else(|error| if error.is_no_space() { Ok(Kept::NoRoom) } else { Err(error) })
 }
 
 /// Moves a whole file there, whose header cannot be read.

@@ -59,9 +59,9 @@ impl Tail {
     #[must_use]
     pub fn next(&self, wait: Duration) -> Option<Published> {
         let message = self.consumer.poll(wait)?.ok()?;
-        let headers = message.headers().map(|headers| {
-            headers.iter().map(|header| (header.key.to_owned(), header.value.unwrap_or_default().to_vec())).collect()
-        });
+        let headers = message
+            .headers()
+            .map(|headers| headers.iter().map(|header| (header.key.to_owned(), header.value.unwrap_or_default().to_vec())).collect());
         Some(Published {
             topic: message.topic().to_owned(),
             partition: message.partition(),

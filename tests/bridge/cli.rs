@@ -1,6 +1,5 @@
 //! The command line, driven from outside: the real binary, its output and its exit codes.
 
-
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};

@@ -15,7 +15,9 @@ const OTHER: &str = "Group.CallbackAfterSendMsg";
 const KINDS: [&str; 5] = ["group-disband", "member-exit", "group-full", "unrecognized", "dead-letter"];
 
 fn exit(group: &str, note: &str) -> String {
-    format!(r#"{{"CallbackCommand":"{EXIT}","GroupId":"{group}","Type":"Public","ExitType":"Quit","Operator_Account":"{note}","ExitMemberList":[],"EventTime":1}}"#)
+    format!(
+        r#"{{"CallbackCommand":"{EXIT}","GroupId":"{group}","Type":"Public","ExitType":"Quit","Operator_Account":"{note}","ExitMemberList":[],"EventTime":1}}"#
+    )
 }
 
 fn make_all_but(kafka: &Kafka, prefix: &str, missing: &str) {
@@ -175,8 +177,7 @@ fn a_topic_without_rights_is_parked_and_resumes_once_they_are_granted() {
 
 fn secured(kafka: &Kafka, prefix: &str, password: &std::path::Path) -> Site {
     let properties: Vec<String> = kafka.sasl_properties(BRIDGE).into_iter().map(|(key, value)| format!("{key:?} = {value:?}")).collect();
-    let settings =
-        format!("[kafka.properties]\n{}\n[kafka.secret_files]\n\"sasl.password\" = {password:?}\n", properties.join("\n"));
+    let settings = format!("[kafka.properties]\n{}\n[kafka.secret_files]\n\"sasl.password\" = {password:?}\n", properties.join("\n"));
     Site::new(&kafka.sasl_servers(), prefix, &settings)
 }
 
@@ -213,7 +214,13 @@ fn a_wrong_password_is_told_and_the_right_one_is_taken_without_a_restart() {
 fn what_is_too_large_becomes_a_dead_letter_and_what_is_too_large_for_that_lies_in_a_file() {
     let kafka = kafka::shared();
     let prefix = prefix("large");
-    for (kind, max) in [("group-disband", "1000000"), ("member-exit", "20000"), ("group-full", "1000000"), ("unrecognized", "1000000"), ("dead-letter", "60000")] {
+    for (kind, max) in [
+        ("group-disband", "1000000"),
+        ("member-exit", "20000"),
+        ("group-full", "1000000"),
+        ("unrecognized", "1000000"),
+        ("dead-letter", "60000"),
+    ] {
         kafka.create_topic(&format!("{prefix}{kind}"), 1, &[("max.message.bytes", max), ("compression.type", "producer")]);
     }
     let site = Site::new(&kafka.bootstrap_servers(), &prefix, "[kafka.properties]\n\"compression.codec\" = \"none\"\n");
@@ -266,7 +273,9 @@ fn kafka_standing_still_or_dying_holds_nothing_up_but_the_events() {
     send(&bridge, 20);
     kafka.kill();
     send(&bridge, 20);
-    eventually("the loss shows", PATIENCE, || bridge.page("/readyz").body.lines().any(|line| line.contains("kafka brokers") && line.contains("none")).then_some(()));
+    eventually("the loss shows", PATIENCE, || {
+        bridge.page("/readyz").body.lines().any(|line| line.contains("kafka brokers") && line.contains("none")).then_some(())
+    });
     assert_eq!(bridge.page("/readyz").status, 200, "Kafka being down does not make the bridge unready");
     kafka.restart();
     send(&bridge, 20);

@@ -60,7 +60,10 @@ impl Bed {
 
     /// Files in `set-aside/`.
     pub(super) fn set_aside(&self) -> Vec<String> {
-        self.memory.list(&self.config.dir.join("set-aside")).map(|entries| entries.into_iter().map(|entry| entry.name).collect()).unwrap_or_default()
+        self.memory
+            .list(&self.config.dir.join("set-aside"))
+            .map(|entries| entries.into_iter().map(|entry| entry.name).collect())
+            .unwrap_or_default()
     }
 
     pub(super) fn segment_path(&self, number: u64) -> PathBuf {

@@ -95,7 +95,12 @@ fn freed_segments_are_used_again_without_zeroing() {
         assert_eq!(read_all(&journal, Lsn::new(first)), records(first, &all));
         journal.set_positions(Positions::at(Lsn::new(written + 1)));
     }
-    let creations = bed.memory.take_done().iter().filter(|(operation, path)| *operation == Operation::Create && path.to_string_lossy().contains("spare")).count();
+    let creations = bed
+        .memory
+        .take_done()
+        .iter()
+        .filter(|(operation, path)| *operation == Operation::Create && path.to_string_lossy().contains("spare"))
+        .count();
     assert!(creations <= 4, "{creations} files were made for 20 rounds");
     let again = bed.killed();
     let opened = again.open();

@@ -9,7 +9,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -130,13 +130,12 @@ impl Bridge {
         self.lines().join("\n")
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Posts a callback on a connection of its own.
     pub(crate) fn post(&self, command: &str, body: &str) -> Answer {
-        self.post_query(&format!("SdkAppid={APP}&CallbackCommand={command}&contenttype=json&ClientIP=127.0.0.1&OptPlatform=RESTAPI"), body.as_bytes())
+        self.post_query(
+            &format!("SdkAppid={APP}&CallbackCommand={command}&contenttype=json&ClientIP=127.0.0.1&OptPlatform=RESTAPI"),
+            body.as_bytes(),
+        )
     }
 
     /// Posts a body to a query of the test's own.
@@ -218,9 +217,10 @@ impl Drop for Bridge {
 /// A value of that name at any depth of a log line.
 fn find(line: &serde_json::Value, name: &str) -> Option<String> {
     match line {
-        serde_json::Value::Object(fields) => {
-            fields.get(name).and_then(|value| value.as_str().map(str::to_owned)).or_else(|| fields.values().find_map(|value| find(value, name)))
-        }
+        serde_json::Value::Object(fields) => fields
+            .get(name)
+            .and_then(|value| value.as_str().map(str::to_owned))
+            .or_else(|| fields.values().find_map(|value| find(value, name))),
         _ => None,
     }
 }
@@ -269,11 +269,6 @@ pub(crate) fn simulate(arguments: &[&str]) -> (ExitStatus, String) {
 /// A path as an argument.
 pub(crate) fn argument(path: &Path) -> &str {
     path.to_str().unwrap()
-}
-
-/// When a test has to be over.
-pub(crate) fn deadline(after: Duration) -> Instant {
-    Instant::now() + after
 }
 
 /// A running `dev --format json`.

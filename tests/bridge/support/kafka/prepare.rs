@@ -61,7 +61,7 @@ fn prepare() -> Prepared {
     let classes = made(&target, "classes", &[&pom, &sources[0], &sources[1]], |folder| {
         run(Command::new("javac").arg("-cp").arg(format!("{}/*", lib.display())).arg("-d").arg(folder).args(&sources));
     });
-    let this = tests_dir("support/kafka/prepare.rs");
+    let this = tests_dir("bridge/support/kafka/prepare.rs");
     let storage = made(&target, "storage", &[&pom, &this], |folder| format_storage(&lib, folder));
     Prepared { storage, lib, classes }
 }
