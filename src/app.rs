@@ -18,7 +18,7 @@ use crate::callback;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::event::DeadLetterReason;
-use crate::forwarder::{self, Forwarding};
+use crate::forwarder::{self, Forwarding, Limits};
 use crate::ingress::{self, Ingress, Refusal, Setup, Strangers};
 use crate::journal::storage::Disk;
 use crate::journal::{self, Journal, RecoveryReport};
@@ -37,6 +37,15 @@ const ABANDON_MAX: Duration = Duration::from_millis(500);
 
 /// What a stop waits for beyond the deadlines of body and journal.
 const STOP_MARGIN: Duration = Duration::from_secs(1);
+
+/// What a bridge is run for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// For real: the configured apps, a real Kafka.
+    Serve,
+    /// To try it out: any app, the embedded Kafka.
+    Trial,
+}
 
 /// Where a running bridge is reached.
 #[derive(Clone, Copy, Debug)]
@@ -111,10 +120,14 @@ impl Error {
 ///
 /// # Errors
 /// See [`Error`]. A stop by signal is none.
-pub async fn run(config: Config, strangers: Strangers, started: impl FnOnce(Addresses)) -> Result<(), Error> {
+pub async fn run(config: Config, purpose: Purpose, started: impl FnOnce(Addresses)) -> Result<(), Error> {
     // 1. Signals, so that none is missed.
     let mut signals = Signals::new().map_err(Error::System)?;
     // 2. Ports and files: all that an operator may have got wrong.
+    let strangers = match purpose {
+        Purpose::Serve => Strangers::Refused,
+        Purpose::Trial => Strangers::Accepted,
+    };
     let public = Ingress::bind(&config, strangers).map_err(Error::Ingress)?;
     let operator = Listener::bind(&config.admin).map_err(Error::Admin)?;
     let settings = kafka::Settings::load(&config.kafka, &config.topics).map_err(Error::Kafka)?;
@@ -141,6 +154,10 @@ pub async fn run(config: Config, strangers: Strangers, started: impl FnOnce(Addr
             oversized_dir: config.journal.dir.join("oversized"),
             kafka: config.kafka.clone(),
             topics: config.topics.clone(),
+            limits: match purpose {
+                Purpose::Serve => Limits::Asked,
+                Purpose::Trial => Limits::Unasked,
+            },
         },
         journal: journal.clone(),
         positions: opened.positions,

@@ -75,6 +75,17 @@ pub struct Config {
     pub kafka: config::Kafka,
     /// How the topics are to be made, and whether.
     pub topics: config::Topics,
+    /// Whether the cluster can be asked how large a message may be.
+    pub limits: Limits,
+}
+
+/// Whether the cluster can be asked how large a message may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limits {
+    /// Every Kafka can; whether we may is another matter.
+    Asked,
+    /// The embedded cluster cannot, and would let us wait.
+    Unasked,
 }
 
 /// What the forwarder is made of.

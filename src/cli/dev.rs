@@ -14,9 +14,8 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::{Exit, Failure, Global, serve};
-use crate::app::Addresses;
+use crate::app::{Addresses, Purpose};
 use crate::config::{Config, Level, Period, Size};
-use crate::ingress::Strangers;
 use crate::kafka::embedded::Cluster;
 use crate::kafka::tail::{Published, Tail};
 use crate::log;
@@ -82,7 +81,7 @@ impl Dev {
             }
         });
         let prints = prints.map_err(io)?;
-        let result = serve::run(config, Strangers::Accepted, |addresses| {
+        let result = serve::run(config, Purpose::Trial, |addresses| {
             printer.print(&printer.welcome(addresses, cluster.bootstrap_servers()));
         });
         ended.store(true, Ordering::Release);

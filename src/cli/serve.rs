@@ -3,9 +3,8 @@
 use clap::Args;
 
 use super::{Exit, Failure, Global};
-use crate::app::{self, Addresses, Remedy};
+use crate::app::{self, Addresses, Purpose, Remedy};
 use crate::config::{self, Config};
-use crate::ingress::Strangers;
 use crate::log;
 
 /// Run the bridge until SIGTERM or SIGINT.
@@ -22,15 +21,15 @@ impl Serve {
         for warning in config::warnings(&config) {
             tracing::warn!(key = %warning.key, "{}", warning.message);
         }
-        run(config, Strangers::Refused, |_| {})
+        run(config, Purpose::Serve, |_| {})
     }
 }
 
 /// Runs the bridge on this thread.
-pub(super) fn run(config: Config, strangers: Strangers, started: impl FnOnce(Addresses)) -> Result<(), Failure> {
+pub(super) fn run(config: Config, purpose: Purpose, started: impl FnOnce(Addresses)) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::caused(Exit::Io, &error))?;
-    runtime.block_on(app::run(config, strangers, started)).map_err(|error| {
+    runtime.block_on(app::run(config, purpose, started)).map_err(|error| {
         let exit = match error.remedy() {
             Remedy::Configuration => Exit::Configuration,
             Remedy::Io => Exit::Io,

@@ -11,7 +11,7 @@ use crate::kafka::{self, ParkCause, Producer, Settings};
 use crate::routing::{Routing, TopicId};
 
 use super::lane::HoldCause;
-use super::{Config, Forwarder, Rebuild};
+use super::{Config, Forwarder, Limits, Rebuild};
 
 /// How often topics that are not known to be there are looked up.
 const LOOKUP_EVERY: Duration = Duration::from_secs(1);
@@ -73,6 +73,8 @@ impl Scout {
             names,
             dead_letter,
             create: config.topics.create,
+            limits: config.limits,
+            limits_known: false,
             small: BTreeSet::new(),
         };
         let thread = thread::Builder::new().name("scout".to_owned()).spawn(move || errand.run())?;
@@ -175,6 +177,9 @@ struct Errand {
     dead_letter: String,
     /// Missing topics are still to be made.
     create: bool,
+    limits: Limits,
+    /// They have been asked for, with whatever outcome, since Kafka was first reached.
+    limits_known: bool,
     /// Topics that were found to take less than `topics.max_message`, so that each is said once.
     small: BTreeSet<String>,
 }
@@ -187,7 +192,6 @@ impl Errand {
         loop {
             let mut state = self.shared.lock();
             let now = Instant::now();
-            // Limits are asked for after the first look-up: nothing can be sent before that.
             let next = match (&state.producer, self.create || !state.unknown.is_empty()) {
                 (None, _) => files_at,
                 (Some(_), true) => lookup_at.min(limits_at).min(files_at),
@@ -221,9 +225,13 @@ impl Errand {
         }
     }
 
-    fn look_up(&self, producer: &Producer, unknown: &BTreeSet<String>) {
+    fn look_up(&mut self, producer: &Producer, unknown: &BTreeSet<String>) {
         let names: Vec<&str> = unknown.iter().map(String::as_str).collect();
         let presence = producer.lookup(&names, ANSWER_MAX);
+        // Nothing is sent before batches are known to stay below every topic's limit, for a record that is too large takes its batch along.
+        if !self.limits_known && presence.values().any(|presence| *presence != Presence::Unknown) {
+            self.ask_limits();
+        }
         let mut state = self.shared.lock();
         for (name, presence) in presence {
             if matches!(presence, Presence::Exists { .. }) {
@@ -260,6 +268,10 @@ impl Errand {
 
     /// Tells whether there was an answer, be it that we may not ask.
     fn ask_limits(&mut self) -> bool {
+        self.limits_known = true;
+        if self.limits == Limits::Unasked {
+            return true;
+        }
         let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
         let limits = match Admin::new(&self.settings, ANSWER_MAX).and_then(|admin| admin.message_limits(&names)) {
             Ok(limits) => limits,
