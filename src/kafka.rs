@@ -62,6 +62,12 @@ pub enum Error {
         /// Kafka's word.
         code: ErrorCode,
     },
+    /// Kafka has the settings as they were. rdkafka 0.39 keeps its reason to itself: a value that it finds invalid, or no right to change them.
+    #[error("change the settings of {topic}: Kafka did not take them: a value is invalid, or the right to AlterConfigs is missing")]
+    NotTaken {
+        /// The topic.
+        topic: String,
+    },
 }
 
 impl Error {
@@ -69,8 +75,9 @@ impl Error {
     #[must_use]
     pub fn is_configuration(&self) -> bool {
         match self {
-            Self::File { .. } | Self::Property { .. } | Self::Client(_) => true,
-            Self::Unreachable(_) | Self::Refused { .. } => false,
+            Self::File { .. } | Self::Property { .. } | Self::Client(_) | Self::NotTaken { .. } => true,
+            Self::Unreachable(_) => false,
+            Self::Refused { code, .. } => code.blames_the_request(),
         }
     }
 }

@@ -61,6 +61,20 @@ impl ErrorCode {
         row(self.0).map_or(Verdict::Wait, |row| row.verdict)
     }
 
+    /// Whether Kafka has found what was asked of it invalid, where asking again brings nothing.
+    #[must_use]
+    pub(super) fn blames_the_request(self) -> bool {
+        let blaming = [
+            Code::InvalidConfig,
+            Code::InvalidPartitions,
+            Code::InvalidReplicationFactor,
+            Code::InvalidTopic,
+            Code::InvalidRequest,
+            Code::PolicyViolation,
+        ];
+        blaming.contains(&self.0)
+    }
+
     /// The label under which it is counted, one of [`ERROR_KINDS`].
     #[must_use]
     pub fn kind(self) -> &'static str {

@@ -148,6 +148,17 @@ pub enum Outcome {
     Failed(Error),
 }
 
+impl Outcome {
+    /// Why it could not be done.
+    #[must_use]
+    pub const fn error(&self) -> Option<&Error> {
+        match self {
+            Self::Failed(error) => Some(error),
+            Self::Done | Self::Held => None,
+        }
+    }
+}
+
 /// Compares the cluster with the configuration.
 pub fn plan(admin: &Admin, wanted: &[Wanted]) -> Result<Plan, Error> {
     let names: Vec<&str> = wanted.iter().map(|topic| topic.name.as_str()).collect();
@@ -230,10 +241,13 @@ impl TopicPlan {
         if partitions < to {
             self.steps.push(Step::AddPartitions { from: partitions, to });
         } else if partitions > to {
-            self.notes.push(format!("has {partitions} partitions, not {to}; Kafka takes none away"));
+            self.notes.push(format!("more partitions than configured ({partitions}, not {to}); Kafka takes none away"));
         }
         if replicas != usize::from(wanted.replication_factor) {
-            self.notes.push(format!("has {replicas} copies, not {}; changed by a reassignment alone", wanted.replication_factor));
+            self.notes.push(format!(
+                "another replication factor than configured ({replicas}, not {}); only a reassignment changes it",
+                wanted.replication_factor
+            ));
         }
     }
 }
@@ -278,7 +292,7 @@ impl fmt::Display for Step {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Create(wanted) => {
-                write!(out, "create: {} partitions, {} copies", wanted.partitions, wanted.replication_factor)?;
+                write!(out, "create: partitions={}, replication_factor={}", wanted.partitions, wanted.replication_factor)?;
                 wanted.settings.iter().try_for_each(|(name, value)| write!(out, ", {name}={value}"))
             }
             Self::Change { settings } => {
@@ -400,7 +414,7 @@ mod tests {
     fn steps_read_as_lines_and_as_json() {
         let wanted = wanted(&configured(), &["chat.a"], "chat.dead-letter");
         let create = Step::Create(one(&wanted, "chat.a").clone());
-        assert_eq!(create.to_string(), "create: 4 partitions, 3 copies, max.message.bytes=9437184");
+        assert_eq!(create.to_string(), "create: partitions=4, replication_factor=3, max.message.bytes=9437184");
         let json = serde_json::to_value(&create).unwrap();
         assert_eq!(json.get("do").and_then(|what| what.as_str()), Some("create"));
         assert_eq!(json.get("partitions").and_then(serde_json::Value::as_u64), Some(4));
