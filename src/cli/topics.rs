@@ -83,7 +83,12 @@ impl Topics {
 
 /// A failure of asking Kafka.
 fn failure(error: &Error) -> Failure {
-    Failure::caused(exit(error), error)
+    Failure::new(exit(error), format!("failed to {}", told(error)))
+}
+
+/// The error with its causes.
+fn told(error: &Error) -> String {
+    Failure::caused(exit(error), error).to_string()
 }
 
 fn exit(error: &Error) -> Exit {
@@ -141,7 +146,7 @@ impl Done {
     }
 
     fn error(&self) -> Option<String> {
-        self.outcome.error().map(|error| failure(error).to_string())
+        self.outcome.error().map(told)
     }
 }
 

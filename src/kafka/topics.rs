@@ -27,6 +27,11 @@ use super::{Error, ErrorCode, Settings, creation};
 /// The setting that limits the size of a batch, and so of a record.
 pub const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
 
+/// How long a change that the controller has made takes at most to reach the other brokers.
+const SETTLED_WITHIN: Duration = Duration::from_secs(5);
+/// Between two looks whether it has.
+const SETTLED_LOOK: Duration = Duration::from_millis(50);
+
 /// Whether a topic is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presence {
@@ -199,7 +204,7 @@ impl Admin {
     /// Changes some of a topic's own settings and keeps the others.
     ///
     /// Kafka's request behind this replaces all of a topic's own settings (rdkafka 0.39 has no other), so they are read first and written back with the changes, and
-    /// read once more to see that all are there. A change that somebody else makes in between, a matter of milliseconds, is lost; where they cannot be read
+    /// read until all are there. A change that somebody else makes in between, a matter of milliseconds, is lost; where they cannot be read
     /// whole, nothing is written.
     pub fn change_settings(&self, topic: &str, changes: &BTreeMap<String, String>) -> Result<(), Error> {
         let operation = "change a topic's settings";
@@ -220,12 +225,13 @@ impl Admin {
             operation,
             altered.into_iter().map(|altered| altered.map(|_| topic.to_owned()).map_err(|(_, code)| (topic.to_owned(), code))).collect(),
         )?;
-        self.settled(operation, topic, &all)
+        self.settled(topic, &all)
     }
 
-    /// Waits until the broker that is asked has heard of all these settings from the controller.
-    fn settled(&self, operation: &'static str, topic: &str, expected: &BTreeMap<String, String>) -> Result<(), Error> {
-        let deadline = Instant::now() + self.timeout;
+    /// Waits until the broker that is asked has heard of all these settings from the controller. rdkafka 0.39 does not pass on that Kafka has refused some, so
+    /// this is what tells.
+    fn settled(&self, topic: &str, expected: &BTreeMap<String, String>) -> Result<(), Error> {
+        let deadline = Instant::now() + self.timeout.min(SETTLED_WITHIN);
         loop {
             let now = self.settings(&[topic])?.remove(topic).unwrap_or_default();
             let holds = |(name, value): (&String, &String)| {
@@ -235,9 +241,9 @@ impl Admin {
                 return Ok(());
             }
             if Instant::now() >= deadline {
-                return Err(Error::Refused { operation, code: ErrorCode(Code::Conflict) });
+                return Err(Error::NotTaken { topic: topic.to_owned() });
             }
-            std::thread::sleep(Duration::from_millis(50));
+            std::thread::sleep(SETTLED_LOOK);
         }
     }
 

@@ -460,6 +460,8 @@ mod tests {
 
         assert_eq!(apply(&admin, &wanted, MorePartitions::Allow), [("plan.b".to_owned(), Step::AddPartitions { from: 1, to: 2 }, true)]);
         eventually("the plan is empty", PATIENCE, || topics::plan(&admin, &wanted).unwrap().is_empty().then_some(()));
+        let refused = admin.change_settings("plan.b", &BTreeMap::from([("retention.ms".to_owned(), "soon".to_owned())]));
+        assert!(matches!(refused, Err(Error::NotTaken { .. })), "{refused:?}");
         let described = admin.describe(&["plan.a", "plan.b"]).unwrap();
         assert!(described.values().all(|presence| *presence == Presence::Exists { partitions: 2, replicas: 1 }), "{described:?}");
     }
