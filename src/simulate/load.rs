@@ -4,6 +4,7 @@
 //! callback is sent once: one that got no answer is unknown, and is not tried again, because Chat's callbacks are not retried by default.
 //! In the open loop a callback has its moment by schedule, and its latency counts from there, so that a server that stalls cannot slow down the clock it is measured by.
 
+mod alarm;
 mod client;
 mod schedule;
 mod sender;
@@ -33,6 +34,7 @@ pub use traffic::{Shape, group_id};
 
 use super::log;
 use crate::clock::Clock;
+use alarm::Alarm;
 use schedule::{Schedule, Turn};
 use sender::{Sender, Tally};
 use signature::Signer;
@@ -234,6 +236,24 @@ impl Stop {
             () = tokio::time::sleep_until(at.into()) => !self.is_set(),
         }
     }
+
+    /// As [`Stop::sleep_until`], to the microsecond as far as the kernel can.
+    async fn wait_until(&self, at: Instant, alarm: &mut Alarm) -> bool {
+        let notified = self.0.notify.notified();
+        if self.is_set() {
+            return false;
+        }
+        let rung = tokio::select! {
+            biased;
+            () = notified => return false,
+            rung = alarm.wait_until(at) => rung,
+        };
+        match rung {
+            Ok(()) => !self.is_set(),
+            // A timer that the kernel takes away is no reason to stop: late is better than never.
+            Err(_) => self.sleep_until(at).await,
+        }
+    }
 }
 
 /// Runs a load to its end, on threads of its own. `live` moves meanwhile; `stop` ends it early.
@@ -308,8 +328,11 @@ impl Part<'_> {
         let local = tokio::task::LocalSet::new();
         let authority: Rc<str> = self.config.target.authority.as_str().into();
         let path = Rc::new(self.config.target.request.clone());
-        let senders: Vec<_> =
-            connections.map(|connection| local.spawn_local(self.sender(connection, &authority, &path, &tally).run())).collect();
+        let entered = runtime.enter();
+        let senders = connections.map(|connection| self.sender(connection, &authority, &path, &tally));
+        let senders = senders.collect::<Result<Vec<_>, _>>().map_err(Error::Thread)?;
+        drop(entered);
+        let senders: Vec<_> = senders.into_iter().map(|sender| local.spawn_local(sender.run())).collect();
         let flushing = local.spawn_local({
             let (tally, stop) = (Rc::clone(&tally), self.stop.clone());
             async move {
@@ -340,12 +363,16 @@ impl Part<'_> {
         }
     }
 
-    fn sender(self, connection: u32, authority: &Rc<str>, path: &Rc<PathAndHost>, tally: &Rc<RefCell<Tally>>) -> Sender {
+    fn sender(self, connection: u32, authority: &Rc<str>, path: &Rc<PathAndHost>, tally: &Rc<RefCell<Tally>>) -> io::Result<Sender> {
         let Config { pace, extent, connections, timeout, catch_up, on_break, .. } = *self.config;
         let turn = Turn { connection, connections };
         let schedule = Schedule::new(self.start, pace, extent, turn);
         let signer = self.config.token.clone().map(Signer::new);
-        Sender {
+        let alarm = match pace {
+            Pace::Closed => None,
+            Pace::Open(_) => Some(Alarm::new()?),
+        };
+        Ok(Sender {
             connection,
             authority: Rc::clone(authority),
             path: Rc::clone(path),
@@ -353,12 +380,13 @@ impl Part<'_> {
             on_break,
             give_up: schedule.end().map(|end| end + catch_up),
             schedule,
+            alarm,
             traffic: Traffic::new(self.config.shape.clone(), turn, signer),
             clock: self.clock.clone(),
             tally: Rc::clone(tally),
             live: Arc::clone(self.live),
             stop: self.stop.clone(),
-        }
+        })
     }
 }
 

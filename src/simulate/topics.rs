@@ -24,12 +24,23 @@ pub struct Cluster {
     pub timeout: Duration,
 }
 
+/// What librdkafka said. Its own error names its cause in its text and once more as its source; this one says it once.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Said(Box<KafkaError>);
+
+impl From<KafkaError> for Said {
+    fn from(error: KafkaError) -> Self {
+        Self(Box::new(error))
+    }
+}
+
 /// Why Kafka could not be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// librdkafka does not take the settings.
     #[error("failed to set up the Kafka client")]
-    Settings(#[source] Box<KafkaError>),
+    Settings(#[source] Said),
     /// The cluster does not answer.
     #[error("failed to ask Kafka at {bootstrap_servers} for {what}")]
     Unavailable {
@@ -39,7 +50,7 @@ pub enum Error {
         what: String,
         /// librdkafka's word.
         #[source]
-        source: Box<KafkaError>,
+        source: Said,
     },
     /// A kind that has no topic here.
     #[error("\"{0}\" is none of group-disband, member-exit, group-full, unrecognized, dead-letter")]
@@ -107,7 +118,7 @@ impl Cluster {
             .set("enable.partition.eof", "true")
             .set("auto.offset.reset", "earliest")
             .set("allow.auto.create.topics", "false");
-        BaseConsumer::from_config(&settings).map_err(|source| Error::Settings(Box::new(source)))
+        BaseConsumer::from_config(&settings).map_err(|source| Error::Settings(source.into()))
     }
 
     /// How many partitions each of the topics has; what is not there is absent.
@@ -145,7 +156,7 @@ impl Cluster {
     }
 
     pub(crate) fn unavailable(&self, what: &str, source: KafkaError) -> Error {
-        Error::Unavailable { bootstrap_servers: self.bootstrap_servers.clone(), what: what.to_owned(), source: Box::new(source) }
+        Error::Unavailable { bootstrap_servers: self.bootstrap_servers.clone(), what: what.to_owned(), source: source.into() }
     }
 }
 

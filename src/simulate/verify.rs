@@ -22,7 +22,7 @@ pub use report::{Finding, Findings, Report, Violation};
 
 use super::load::Percentiles;
 use super::log::{self, Header};
-use super::topics::{self, Cluster, Topics};
+use super::topics::{self, Cluster, Said, Topics};
 use checks::{Checks, Occurrence, Place};
 use observed::Observed;
 
@@ -79,7 +79,7 @@ pub enum Error {
         /// How long.
         seconds: u64,
         /// The last error that librdkafka told.
-        last: Option<Box<KafkaError>>,
+        last: Option<Said>,
     },
     /// The consumer cannot be told what to read.
     #[error("failed to read {topic}")]
@@ -88,7 +88,7 @@ pub enum Error {
         topic: String,
         /// librdkafka's word.
         #[source]
-        source: Box<KafkaError>,
+        source: Said,
     },
     /// The histogram cannot be made.
     #[error("failed to make a histogram")]
@@ -205,7 +205,7 @@ impl Reading<'_> {
         mut spans: BTreeMap<i32, Span>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(), Error> {
-        let failed = |source| Error::Assign { topic: name.to_owned(), source: Box::new(source) };
+        let failed = |source: KafkaError| Error::Assign { topic: name.to_owned(), source: source.into() };
         let mut assignment = TopicPartitionList::with_capacity(spans.len());
         for (partition, span) in &spans {
             assignment.add_partition_offset(name, *partition, Offset::Offset(span.next)).map_err(failed)?;
@@ -238,7 +238,7 @@ impl Reading<'_> {
                     heard = Instant::now();
                     spans.remove(&partition);
                 }
-                Some(Err(error)) => last = Some(Box::new(error)),
+                Some(Err(error)) => last = Some(Said::from(error)),
                 None => {}
             }
             if heard.elapsed() >= self.config.timeout {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
+use super::alarm::Alarm;
 use super::client::{Answer, Body, Connection, Error, Fate};
 use super::schedule::{Due, Schedule};
 use super::traffic::{Drawn, PathAndHost, Traffic};
@@ -82,6 +83,8 @@ pub(super) struct Sender {
     pub(super) timeout: Duration,
     pub(super) on_break: OnBreak,
     pub(super) schedule: Schedule,
+    /// There is one where callbacks have a moment of their own.
+    pub(super) alarm: Option<Alarm>,
     /// By then, what is still unsent stays so.
     pub(super) give_up: Option<Instant>,
     pub(super) traffic: Traffic,
@@ -133,11 +136,14 @@ impl Sender {
     }
 
     /// Waits for the moment; `false` where the run stops first.
-    async fn wait(&self, due: Due) -> bool {
+    async fn wait(&mut self, due: Due) -> bool {
         match due {
             Due::Now => !self.stop.is_set() && !self.is_over(),
             Due::At(at) if at <= Instant::now() => !self.stop.is_set() && !self.is_over(),
-            Due::At(at) => self.stop.sleep_until(at).await,
+            Due::At(at) => match &mut self.alarm {
+                Some(alarm) => self.stop.wait_until(at, alarm).await,
+                None => self.stop.sleep_until(at).await,
+            },
         }
     }
 

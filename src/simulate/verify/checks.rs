@@ -167,7 +167,8 @@ impl Checks {
             self.findings
                 .add(Violation::NothingAcknowledged, || "the load has no acknowledged callback, so that nothing is proved".to_owned());
         }
-        let mut ids = Vec::new();
+        let found = self.counts.records - self.counts.repetitions;
+        let mut ids = Vec::with_capacity(usize::try_from(found).unwrap_or(0));
         for (connection, of_connection) in self.sent.iter().enumerate() {
             for (number, callback) in of_connection.iter().enumerate() {
                 if callback.seen {
