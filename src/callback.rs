@@ -9,7 +9,7 @@ mod group;
 pub(crate) mod json;
 pub mod query;
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 
 pub use command::{BODY_COMMAND_BYTES_MAX, Command, FIELDS_MAX, Field, Shape, command_of, commands, find, is_before};
 
@@ -82,7 +82,7 @@ impl Callback {
     }
 
     /// Reads a record's payload. The body is a slice of `record`, not a copy.
-    pub fn decode(record: Bytes) -> Result<Self, DecodeError> {
+    pub fn decode(mut record: Bytes) -> Result<Self, DecodeError> {
         let mut rest = Unread(&record);
         let [version] = rest.array()?;
         if version != VERSION {
@@ -103,8 +103,9 @@ impl Callback {
             return Err(DecodeError::Flags(flags));
         }
         let traceparent = (flags & HAS_TRACEPARENT != 0).then_some(traceparent);
-        let body = record.len() - rest.0.len();
-        Ok(Self { received, receipt, app, command, query, traceparent, body: record.slice(body..) })
+        let head = record.len() - rest.0.len();
+        record.advance(head);
+        Ok(Self { received, receipt, app, command, query, traceparent, body: record })
     }
 }
 

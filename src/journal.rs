@@ -1,99 +1,56 @@
-//! The journal: where a callback becomes durable before it is answered.
+//! The journal: where a record becomes durable before anybody is told that it was received.
 //!
-//! It knows nothing of callbacks: a record's payload is bytes.
+//! It knows nothing of callbacks: a record is bytes.
 
 use std::fmt;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::thread;
 
-use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::metrics;
 
+mod checkpoint;
+mod config;
+mod error;
+mod frame;
+mod keeper;
+mod lsn;
+mod number;
+mod queue;
+mod reader;
+mod record;
+mod recovery;
+mod segment;
+mod set_aside;
+mod shared;
 pub mod storage;
+mod survey;
+mod sync;
+mod tail;
+mod walk;
+mod writer;
 
-use storage::Storage;
+pub use checkpoint::Positions;
+pub use config::Config;
+pub use error::{Class, Error};
+pub use lsn::Lsn;
+pub use queue::{AppendError, Appender, LaneDriver};
+pub use reader::{Item, Reader};
+pub use recovery::{RecoveryReport, Start, TornTail};
+pub use shared::{FullReason, State};
 
-/// Position of a record in the journal. The first is 1; they are contiguous and never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Lsn(u64);
+use keeper::Keeper;
+use recovery::Recovered;
+use shared::{FilesInner, Mark, Shared, Stop};
+use storage::{Lock, Storage};
+use writer::{Active, Writer};
 
-impl Lsn {
-    /// The first LSN of a journal.
-    pub const FIRST: Self = Self(1);
+#[cfg(test)]
+mod tests;
 
-    /// The LSN of that number.
-    #[must_use]
-    pub const fn new(number: u64) -> Self {
-        Self(number)
-    }
-
-    /// Its number.
-    #[must_use]
-    pub const fn get(self) -> u64 {
-        self.0
-    }
-
-    /// The LSN after it.
-    #[must_use]
-    pub const fn next(self) -> Self {
-        Self(self.0.saturating_add(1))
-    }
-}
-
-impl fmt::Display for Lsn {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(out)
-    }
-}
-
-/// The folder, and every limit.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// The folder.
-    pub dir: PathBuf,
-    /// Segments, spares and set-aside files together, bytes.
-    pub size_max: u64,
-    /// One segment, bytes.
-    pub segment_size: u64,
-    /// Room left free on the file system, bytes.
-    pub free_space_min: u64,
-    /// An append that the writer has not taken by then is withdrawn.
-    pub answer_max: Duration,
-    /// The largest record, bytes.
-    pub record_max: usize,
-}
-
-impl Config {
-    /// The settings, with the largest record that the ingress can make.
-    #[must_use]
-    pub fn new(settings: &crate::config::Journal, record_max: usize) -> Self {
-        Self {
-            dir: settings.dir.clone(),
-            size_max: settings.size_max.bytes(),
-            segment_size: settings.segment_size.bytes(),
-            free_space_min: settings.free_space_min.bytes(),
-            answer_max: settings.answer_max.get(),
-            record_max,
-        }
-    }
-}
-
-/// Why the journal could not be opened, read or closed.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// Another process uses the folder.
-    #[error("use {path}: another process has locked it")]
-    Locked {
-        /// The folder.
-        path: PathBuf,
-    },
-}
-
-/// An open journal and what opening it found.
+/// An open journal, and what opening it found.
 #[derive(Debug)]
 pub struct Opened {
     /// The handle.
@@ -104,198 +61,169 @@ pub struct Opened {
     pub report: RecoveryReport,
 }
 
-/// What recovery found and did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RecoveryReport {}
-
-/// How far the streams are. A stream has every record below `scanned`, but for those in `behind`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Positions {
-    /// Every stream that is not in `behind` has its records below this.
-    pub scanned: Lsn,
-    /// Stream, and the first LSN that it may lack.
-    pub behind: Vec<(String, Lsn)>,
-    /// Records in `lowest()..scanned` that are completed.
-    pub completed_beyond: u64,
-    /// No record at or above it had been handed to Kafka.
-    pub sent_bound: Lsn,
+/// Opens the folder, recovers what is there, and starts the journal's two threads. Blocks; where nothing can be written to yet, until a first segment is
+/// prepared. Where there is no room for one, the journal opens in [`State::Full`].
+pub fn open(config: Config, storage: Arc<dyn Storage>, metrics: metrics::Journal, clock: Clock) -> Result<Opened, Error> {
+    config.check()?;
+    let Recovered {
+        lock,
+        checkpoint,
+        content,
+        segments,
+        spares,
+        set_aside_bytes,
+        next_segment,
+        next_spare,
+        end_offset,
+        writable,
+        report,
+    } = recovery::recover(&config, &storage, &metrics)?;
+    let last = segments.back().cloned();
+    let mark =
+        Mark { end: content.durable_end, segment: last.as_ref().map_or(0, |segment| segment.header.number), offset: end_offset };
+    let files = FilesInner::new(segments, spares, set_aside_bytes);
+    let shared = Arc::new(Shared::new(config, storage, metrics, clock, content.journal, files, mark));
+    let mut keeper = Keeper::new(Arc::clone(&shared), checkpoint, content.since, content.positions.clone(), next_spare);
+    let active = last.filter(|_| writable).map(|segment| Active { segment, offset: end_offset });
+    if active.is_none() {
+        keeper.prepare_first()?;
+    }
+    let writer = Writer::new(Arc::clone(&shared), active, next_segment);
+    let owner = Owner { shared, threads: Mutex::new(Threads::default()), _lock: lock };
+    {
+        let mut threads = sync::lock(&owner.threads);
+        threads.writer = Some(spawn("journal-writer", move || writer.run())?);
+        threads.keeper = Some(spawn("journal-keeper", move || keeper.run())?);
+    }
+    Ok(Opened { journal: Journal { owner: Arc::new(owner) }, positions: content.positions, report })
 }
 
-impl Positions {
-    /// The first LSN that some stream may lack.
-    #[must_use]
-    pub fn lowest(&self) -> Lsn {
-        self.behind.iter().map(|(_, lsn)| *lsn).fold(self.scanned, Lsn::min)
+fn spawn(name: &'static str, run: impl FnOnce() + Send + 'static) -> Result<thread::JoinHandle<()>, Error> {
+    thread::Builder::new().name(name.to_owned()).spawn(run).map_err(|source| Error::Io {
+        operation: "start the thread",
+        path: name.into(),
+        source,
+    })
+}
+
+/// The handle. Cheap to clone. When the last one is dropped without [`Journal::close`], the threads end as they would in a crash: nothing is lost, and
+/// the next start recovers.
+#[derive(Clone)]
+pub struct Journal {
+    owner: Arc<Owner>,
+}
+
+impl fmt::Debug for Journal {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Journal").field("identity", &self.identity()).field("durable_end", &self.durable_end()).finish_non_exhaustive()
     }
 }
 
-/// Why there is no room.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FullReason {
-    /// `journal.size_max` is reached.
-    SizeMax,
-    /// Less than `journal.free_space_min` would be left free.
-    FreeSpaceMin,
-    /// The file system or a quota has no room.
-    NoSpace,
-}
-
-/// Whether callbacks can be made durable.
-#[derive(Clone, Debug)]
-pub enum State {
-    /// They can.
-    Open,
-    /// There is no room; it goes on by itself when there is.
-    Full(FullReason),
-    /// A write or a sync has failed: nothing is durable from here on.
-    Failed(Arc<Error>),
-    /// Closed.
-    Closed,
-}
-
-/// Why a record was not made durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AppendError {
-    /// No room.
-    #[error("the journal is full")]
-    Full,
-    /// `waiting_records_max` or `waiting_bytes_max` is reached.
-    #[error("too many records wait")]
-    TooManyWaiting,
-    /// The writer had not taken it within `answer_max`; it is withdrawn.
-    #[error("not taken in time")]
-    NotTakenInTime,
-    /// Larger than `record_max`.
-    #[error("larger than the largest record")]
-    TooLarge,
-    /// A write or a sync has failed. Whether the record is durable is unknown.
-    #[error("the journal has failed")]
-    Failed,
-    /// The journal is closed.
-    #[error("the journal is closed")]
-    Closed,
-}
-
-/// What a reader yields.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Item {
-    /// A durable record.
-    Record {
-        /// Where it stands.
-        lsn: Lsn,
-        /// Its bytes.
-        record: Bytes,
-    },
-    /// Records that cannot be read.
-    Corrupt {
-        /// The first of them.
-        from: Lsn,
-        /// The first after them.
-        to: Lsn,
-    },
-}
-
-/// The handle. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Journal {}
-
-/// Opens the folder, recovering what is there.
-pub fn open(config: Config, storage: Arc<dyn Storage>, metrics: metrics::Journal, clock: Clock) -> Result<Opened, Error> {
-    drop((config, storage, metrics, clock));
-    unimplemented!()
-}
-
 impl Journal {
-    /// The two halves of one event loop's access: call it once for each.
+    /// The two halves of one event loop's access. Call it once for each event loop, and have the driver run there.
     #[must_use]
     pub fn lane(&self) -> (Appender, LaneDriver) {
-        unimplemented!()
+        queue::lane(&self.owner.shared.queue)
     }
 
     /// A reader whose first item is at `from`.
     #[must_use]
     pub fn reader(&self, from: Lsn) -> Reader {
-        drop(from);
-        unimplemented!()
+        Reader::new(Arc::clone(&self.owner.shared), from)
     }
 
-    /// Hands over how far the streams are. Cheap, never blocks on the disk.
+    /// Hands over how far the streams are. Cheap: the checkpoint is written at most every 100 ms, and synced at most every second and before a segment is
+    /// freed.
     pub fn set_positions(&self, positions: Positions) {
-        drop(positions);
-        unimplemented!()
+        self.owner.shared.bell.set_positions(positions);
     }
 
-    /// Whether callbacks can be made durable.
+    /// Whether records can be made durable.
     #[must_use]
     pub fn state(&self) -> State {
-        unimplemented!()
+        self.owner.shared.status.state()
     }
 
-    /// The first LSN that is not yet durable.
+    /// The first LSN that is not durable yet.
     #[must_use]
     pub fn durable_end(&self) -> Lsn {
-        unimplemented!()
+        self.owner.shared.durable.end()
     }
 
-    /// The journal's identity.
+    /// The journal's identity. No LSN is used twice under one identity.
     #[must_use]
     pub fn identity(&self) -> Uuid {
-        unimplemented!()
+        self.owner.shared.identity
     }
 
-    /// Has `waker` called after each sync, on a change of state, and on failure.
+    /// Has `waker` called after each batch that became durable and after each change of state, from the journal's threads. It must be cheap, and not call
+    /// the journal.
     pub fn watch(&self, waker: Arc<dyn Fn() + Send + Sync>) {
-        drop(waker);
-        unimplemented!()
+        self.owner.shared.status.watch(waker);
     }
 
-    /// Resolves when the journal has failed. Cancel safe.
+    /// Resolves when a write or a sync has failed, with the error; the process should end then. Cancel safe.
     pub async fn failed(&self) -> Arc<Error> {
-        std::future::pending().await
+        let mut failures = self.owner.shared.status.failures();
+        loop {
+            if let Some(error) = failures.borrow_and_update().clone() {
+                return error;
+            }
+            if failures.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
     }
 
-    /// Makes what waits durable, ends the threads, and syncs the last checkpoint with the clean-stop flag. Blocks.
+    /// Makes durable what waits, lets nothing more in, ends the threads, and syncs the last checkpoint with the clean-stop flag. Blocks. For all clones:
+    /// they are closed, too.
     pub fn close(self) -> Result<(), Error> {
-        unimplemented!()
+        self.owner.close()
     }
 }
 
-/// Appends from one event loop. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Appender {}
+/// What ends when the last handle goes.
+struct Owner {
+    shared: Arc<Shared>,
+    threads: Mutex<Threads>,
+    /// Dropped last: nobody else may use the folder while a thread does.
+    _lock: Box<dyn Lock>,
+}
 
-impl Appender {
-    /// Resolves when the record is durable. Cancel safe: dropped, the record is withdrawn unless the writer has taken it.
-    pub async fn append(&self, record: Vec<u8>) -> Result<Lsn, AppendError> {
-        drop(record);
-        std::future::pending().await
+#[derive(Default)]
+struct Threads {
+    writer: Option<thread::JoinHandle<()>>,
+    keeper: Option<thread::JoinHandle<()>>,
+}
+
+impl Owner {
+    fn close(&self) -> Result<(), Error> {
+        let mut threads = sync::lock(&self.threads);
+        self.shared.queue.close();
+        join(threads.writer.take());
+        self.shared.bell.stop(Stop::Clean);
+        join(threads.keeper.take());
+        self.shared.status.close();
+        self.shared.status.notify();
+        self.shared.status.failure().map_or(Ok(()), |failure| Err(Error::Poisoned(failure)))
     }
 }
 
-/// Wakes the appends of one event loop: spawn `run` on it.
-#[derive(Debug)]
-pub struct LaneDriver {}
-
-impl LaneDriver {
-    /// Ends when the journal is closed or has failed, and every append of the lane has its answer.
-    pub async fn run(self) {
-        std::future::pending().await
+impl Drop for Owner {
+    fn drop(&mut self) {
+        let mut threads = sync::lock(&self.threads);
+        self.shared.queue.refuse_all(AppendError::Closed);
+        self.shared.stop_waiting_for_room();
+        self.shared.bell.stop(Stop::Abrupt);
+        join(threads.writer.take());
+        join(threads.keeper.take());
+        self.shared.status.close();
     }
 }
 
-/// Reads durable records in order. For a thread that may block.
-#[derive(Debug)]
-pub struct Reader {}
-
-impl Reader {
-    /// The next item; `None` once it has reached `durable_end`.
-    pub fn next(&mut self) -> Result<Option<Item>, Error> {
-        unimplemented!()
-    }
-
-    /// The LSN of the next item.
-    #[must_use]
-    pub fn position(&self) -> Lsn {
-        unimplemented!()
+/// A thread that panicked has poisoned the journal on its way out, so that its end is known.
+fn join(thread: Option<thread::JoinHandle<()>>) {
+    if let Some(thread) = thread {
+        drop(thread.join());
     }
 }

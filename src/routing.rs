@@ -414,8 +414,7 @@ mod tests {
     #[test]
     fn a_stream_that_a_checkpoint_may_not_have_known_goes_back_to_unrecognized() {
         let routing = Routing::new(&config(&[("Foo.Bar", "foo")]));
-        let all_listed =
-            [("unrecognized", 7), ("group-disband", 1000), ("member-exit", 1000), ("group-full", 9), ("dead-letter", 1000)];
+        let all_listed = [("unrecognized", 7), ("group-disband", 1000), ("member-exit", 1000), ("group-full", 9), ("dead-letter", 1000)];
         assert_eq!(lacking(&routing, &all_listed), expect(&[("group-full", 9), ("unrecognized", 7), ("command:Foo.Bar", 7)]));
         let mut known = all_listed.to_vec();
         known.push(("command:Foo.Bar", 1000));

@@ -177,9 +177,8 @@ pub(crate) fn integer(value: &str) -> Option<i64> {
 /// Appends `text` as it stands inside the quotes of a JSON string.
 pub(crate) fn escape(out: &mut Vec<u8>, text: &str) {
     let mut rest = text.as_bytes();
-    while let Some((plain, [byte, after @ ..])) =
-        rest.iter().position(|byte| *byte < 0x20 || matches!(byte, b'"' | b'\\')).and_then(|at| rest.split_at_checked(at))
-    {
+    let needs_escape = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
+    while let Some((plain, [byte, after @ ..])) = rest.iter().position(needs_escape).and_then(|at| rest.split_at_checked(at)) {
         out.extend_from_slice(plain);
         match byte {
             b'"' | b'\\' => out.extend_from_slice(&[b'\\', *byte]),

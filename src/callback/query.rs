@@ -123,6 +123,8 @@ const fn hex(digit: u8) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -154,13 +156,9 @@ mod tests {
 
     #[test]
     fn a_name_that_stands_twice_is_seen() {
-        for (query, repeated) in [
-            ("Sign=1&SIGN=2", true),
-            ("Sign=1&a=2&S%69gn", true),
-            ("Sign=1&Signs=2", false),
-            ("Sign=1", false),
-            ("", false),
-        ] {
+        for (query, repeated) in
+            [("Sign=1&SIGN=2", true), ("Sign=1&a=2&S%69gn", true), ("Sign=1&Signs=2", false), ("Sign=1", false), ("", false)]
+        {
             assert_eq!(Query(query).is_repeated("Sign"), repeated, "{query}");
         }
     }
@@ -185,7 +183,7 @@ mod tests {
         fn an_encoded_value_is_read_back(value: Vec<u8>) {
             let mut query = "x=1&Name=".to_owned();
             for byte in &value {
-                query.push_str(&format!("%{byte:02x}"));
+                write!(query, "%{byte:02x}").unwrap();
             }
             let read = Query(&query).get_bytes("name");
             prop_assert_eq!(read.as_deref(), Some(&value[..]));

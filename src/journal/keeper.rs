@@ -1,0 +1,323 @@
+//! The keeper thread: writes and syncs the checkpoint, frees segments, prepares spares.
+//!
+//! A segment is freed only on a checkpoint that was synced with positions beyond it. A spare is all zeros on the disk before it is offered, or was a
+//! segment: either way every one of its blocks is written, so that a frame's sync has no metadata to commit and meets no lack of room.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::checkpoint::{Checkpoint, Content, Positions};
+use super::error::{Context, Error};
+use super::lsn::Lsn;
+use super::number::to_u64;
+use super::segment::{Segment, Spare, ZERO_STEP, zero};
+use super::shared::{FullReason, Shared, Stop};
+use super::storage::File;
+use super::sync::lock;
+
+/// How long a step of zeroing waits for a moment without a batch: long enough that a batch goes first, short enough that steady load cannot hold the
+/// next segment up.
+const QUIET_WAIT_MAX: Duration = Duration::from_millis(20);
+
+/// A spare in the making.
+struct Preparing {
+    number: u64,
+    path: PathBuf,
+    file: Box<dyn File>,
+    /// Up to where it is zeroed and synced.
+    done: u64,
+}
+
+/// Whether steps of zeroing give way to batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pace {
+    GiveWay,
+    /// Nothing can be written before the spare is ready.
+    AtOnce,
+}
+
+/// The keeper's own.
+pub(super) struct Keeper {
+    shared: Arc<Shared>,
+    /// `None` until there is room to make the file.
+    checkpoint: Option<Checkpoint>,
+    since: Lsn,
+    positions: Positions,
+    /// Lowest position in the last checkpoint that was written, and in the last that was synced.
+    written_lowest: Lsn,
+    synced_lowest: Lsn,
+    written_at: Option<Instant>,
+    synced_at: Option<Instant>,
+    unsynced: bool,
+    preparing: Option<Preparing>,
+    /// Number of the next spare.
+    spare_number: u64,
+    retry_at: Option<Instant>,
+}
+
+impl Keeper {
+    /// `checkpoint` has been synced with `positions`.
+    pub(super) fn new(shared: Arc<Shared>, checkpoint: Option<Checkpoint>, since: Lsn, positions: Positions, spare_number: u64) -> Self {
+        let lowest = if checkpoint.is_some() { positions.lowest() } else { Lsn::FIRST };
+        Self {
+            shared,
+            checkpoint,
+            since,
+            positions,
+            written_lowest: lowest,
+            synced_lowest: lowest,
+            written_at: None,
+            synced_at: None,
+            unsynced: false,
+            preparing: None,
+            spare_number,
+            retry_at: None,
+        }
+    }
+
+    /// Prepares one spare before anything else, or finds that there is no room.
+    pub(super) fn prepare_first(&mut self) -> Result<(), Error> {
+        while self.retry_at.is_none() && lock(&self.shared.files.inner).spares.is_empty() {
+            self.prepare(Pace::AtOnce)?;
+        }
+        self.shared.fill_if_blocked();
+        Ok(())
+    }
+
+    /// Until it is stopped, or the journal has failed.
+    pub(super) fn run(mut self) {
+        loop {
+            let stop = self.shared.bell.wait(self.next_turn());
+            if self.shared.status.failure().is_some() {
+                return;
+            }
+            let done = match stop {
+                None => self.turn(),
+                Some(Stop::Clean) => self.finish(),
+                Some(Stop::Abrupt) => return,
+            };
+            if let Err(error) = done {
+                self.shared.poison(error);
+            }
+            if stop.is_some() {
+                return;
+            }
+        }
+    }
+
+    /// When there is something to do without being asked.
+    fn next_turn(&self) -> Option<Instant> {
+        let config = &self.shared.config;
+        if self.preparing.is_some() || self.can_free() {
+            return Some(Instant::now());
+        }
+        let write = self.shared.bell.has_advanced().then(|| due(self.written_at, config.checkpoint_write_interval));
+        let sync = self.unsynced.then(|| due(self.synced_at, config.checkpoint_sync_interval));
+        let prepare = self.wants_spare().then(|| self.retry_at.unwrap_or_else(Instant::now));
+        [write, sync, prepare].into_iter().flatten().min()
+    }
+
+    fn turn(&mut self) -> Result<(), Error> {
+        let now = Instant::now();
+        let (write, sync) = (self.shared.config.checkpoint_write_interval, self.shared.config.checkpoint_sync_interval);
+        if self.shared.bell.has_advanced() && due(self.written_at, write) <= now {
+            self.write(CleanStop::No)?;
+        }
+        if self.unsynced && (due(self.synced_at, sync) <= now || self.can_free()) {
+            self.sync()?;
+        }
+        self.free()?;
+        if self.preparing.is_some() || (self.wants_spare() && self.retry_at.is_none_or(|retry| retry <= now)) {
+            self.prepare(Pace::GiveWay)?;
+        }
+        Ok(())
+    }
+
+    /// The last checkpoint.
+    fn finish(&mut self) -> Result<(), Error> {
+        self.write(CleanStop::Yes)?;
+        self.sync()?;
+        self.free()
+    }
+
+    fn write(&mut self, clean_stop: CleanStop) -> Result<(), Error> {
+        if let Some(positions) = self.shared.bell.take_positions() {
+            self.positions = positions;
+        }
+        self.written_at = Some(Instant::now());
+        let content = self.content(clean_stop);
+        let lowest = content.positions.lowest();
+        if let Some(checkpoint) = &mut self.checkpoint {
+            checkpoint.write(&content)?;
+            self.written_lowest = lowest;
+            self.unsynced = true;
+        }
+        Ok(())
+    }
+
+    fn content(&self, clean_stop: CleanStop) -> Content {
+        let durable_end = self.shared.durable.end();
+        Content {
+            journal: self.shared.identity,
+            since: self.since,
+            durable_end,
+            clean_stop: clean_stop == CleanStop::Yes,
+            positions: self.positions.clone().within(durable_end),
+        }
+    }
+
+    fn sync(&mut self) -> Result<(), Error> {
+        if let Some(checkpoint) = &mut self.checkpoint {
+            checkpoint.sync()?;
+            self.synced_lowest = self.written_lowest;
+        }
+        self.synced_at = Some(Instant::now());
+        self.unsynced = false;
+        Ok(())
+    }
+
+    /// Whether a sync now would free a segment, or has.
+    fn can_free(&self) -> bool {
+        let files = lock(&self.shared.files.inner);
+        files.segments.get(1).is_some_and(|second| second.header.first <= self.written_lowest)
+    }
+
+    /// Frees what lies below the synced positions.
+    fn free(&mut self) -> Result<(), Error> {
+        while let Some(segment) = self.shared.take_segment_below(self.synced_lowest) {
+            // A reader that still holds the file must not see another use of it.
+            match Arc::try_unwrap(segment) {
+                Ok(segment) if segment.length == self.shared.config.segment_length() && self.spares() < self.shared.config.spares => {
+                    self.recycle(segment)?;
+                }
+                Ok(segment) => self.remove(&segment.path)?,
+                Err(segment) => self.remove(&segment.path)?,
+            }
+            // There is room again, whatever the last attempt found.
+            self.retry_at = None;
+        }
+        Ok(())
+    }
+
+    fn spares(&self) -> usize {
+        lock(&self.shared.files.inner).spares.len()
+    }
+
+    /// The name must be durable before the file is written to: else a crash could show new frames under the old name.
+    fn recycle(&mut self, segment: Segment) -> Result<(), Error> {
+        let dir = &self.shared.config.dir;
+        let path = Spare::path(dir, self.spare_number);
+        self.spare_number += 1;
+        self.shared.storage.rename(&segment.path, &path).context("rename", &segment.path)?;
+        self.shared.storage.sync_dir(dir).context("sync", dir)?;
+        self.shared.add_spare(Spare { path, length: segment.length, file: segment.file });
+        if self.spares() >= self.shared.config.spares
+            && let Some(preparing) = self.preparing.take()
+        {
+            self.remove(&preparing.path)?;
+        }
+        Ok(())
+    }
+
+    fn remove(&self, path: &std::path::Path) -> Result<(), Error> {
+        let dir = &self.shared.config.dir;
+        self.shared.storage.remove(path).context("remove", path)?;
+        self.shared.storage.sync_dir(dir).context("sync", dir)
+    }
+
+    fn wants_spare(&self) -> bool {
+        self.checkpoint.is_none() || self.spares() < self.shared.config.spares
+    }
+
+    /// One step towards a spare.
+    fn prepare(&mut self, pace: Pace) -> Result<(), Error> {
+        let blocked = match self.prepare_step(pace) {
+            Ok(blocked) => blocked,
+            Err(error) if error.is_no_space() => {
+                if let Some(preparing) = self.preparing.take() {
+                    self.remove(&preparing.path)?;
+                }
+                Some(FullReason::NoSpace)
+            }
+            Err(error) => return Err(error),
+        };
+        self.retry_at = blocked.map(|_| Instant::now() + self.shared.config.room_retry_interval);
+        if let Some(reason) = blocked {
+            self.shared.block(reason);
+        }
+        Ok(())
+    }
+
+    fn prepare_step(&mut self, pace: Pace) -> Result<Option<FullReason>, Error> {
+        if self.checkpoint.is_none() {
+            let content = self.content(CleanStop::No);
+            self.checkpoint = Some(Checkpoint::create(&self.shared.storage, &self.shared.config.dir, &content)?);
+            return Ok(None);
+        }
+        let length = self.shared.config.segment_length();
+        let Some(preparing) = &mut self.preparing else {
+            if let Some(reason) = self.lack_of_room(length)? {
+                return Ok(Some(reason));
+            }
+            let number = self.spare_number;
+            self.spare_number += 1;
+            let path = Spare::preparing_path(&self.shared.config.dir, number);
+            let file = self.shared.storage.create(&path).context("create", &path)?;
+            self.preparing = Some(Preparing { number, path, file, done: 0 });
+            return Ok(None);
+        };
+        if preparing.done < length {
+            if pace == Pace::GiveWay {
+                self.shared.queue.wait_for_quiet(QUIET_WAIT_MAX);
+            }
+            let to = preparing.done.saturating_add(to_u64(ZERO_STEP)).min(length);
+            zero(preparing.file.as_ref(), preparing.done, to).context("write to", &preparing.path)?;
+            preparing.file.sync_data().context("sync", &preparing.path)?;
+            preparing.done = to;
+            return Ok(None);
+        }
+        self.offer(length)?;
+        Ok(None)
+    }
+
+    /// Gives the finished file its name.
+    fn offer(&mut self, length: u64) -> Result<(), Error> {
+        let Some(preparing) = self.preparing.take() else { return Ok(()) };
+        let dir = &self.shared.config.dir;
+        let path = Spare::path(dir, preparing.number);
+        self.shared.storage.rename(&preparing.path, &path).context("rename", &preparing.path)?;
+        self.shared.storage.sync_dir(dir).context("sync", dir)?;
+        self.shared.add_spare(Spare { path, length, file: preparing.file });
+        Ok(())
+    }
+
+    fn lack_of_room(&self, length: u64) -> Result<Option<FullReason>, Error> {
+        let config = &self.shared.config;
+        let size = lock(&self.shared.files.inner).size();
+        if size.saturating_add(length) > config.size_max {
+            return Ok(Some(FullReason::SizeMax));
+        }
+        let free = self.shared.storage.free_space(&config.dir).context("read the free space of", &config.dir)?;
+        Ok((free < config.free_space_min.saturating_add(length)).then_some(FullReason::FreeSpaceMin))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CleanStop {
+    Yes,
+    No,
+}
+
+fn due(last: Option<Instant>, interval: Duration) -> Instant {
+    last.map_or_else(Instant::now, |last| last + interval)
+}
+
+impl Drop for Keeper {
+    /// Without a keeper no room is ever made again.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.shared.poison(Error::Died { thread: "keeper" });
+        }
+    }
+}

@@ -1,0 +1,444 @@
+//! What opening does with the folder that it finds.
+//!
+//! First everything is read that decides whether this program may touch the folder at all. Then the last segment is walked, its torn tail is told from
+//! corruption, and what is accepted of it is written once more and synced. At last the checkpoint is made durable with what was decided. A crash
+//! anywhere in between leads the next start to the same decisions.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::checkpoint::{Checkpoint, Content, Found, Positions};
+use super::config::Config;
+use super::error::{Context, Error};
+use super::lsn::Lsn;
+use super::segment::{Header, Name, Page, Segment, Spare};
+use super::set_aside::{self, Holdings, Kept};
+use super::storage::{Lock, Storage};
+use super::survey::{self, Survey};
+use crate::metrics;
+
+const LOCK: &str = "lock";
+const CHECKPOINT_NEW: &str = "checkpoint.new";
+
+/// What the folder was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// Empty: a journal begins.
+    New,
+    /// Closed in good order.
+    Clean,
+    /// Left by a crash, or copied while in use.
+    Unclean,
+}
+
+/// An incomplete last frame, of which nothing was ever answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TornTail {
+    /// Records of it that were whole, and are kept.
+    pub kept_records: u64,
+    /// Records of it that are cut, as far as one can tell.
+    pub cut_records: u64,
+    /// Bytes that are cut, as far as one can tell.
+    pub cut_bytes: u64,
+}
+
+/// What opening found and did; the caller tells the operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// What the folder was.
+    pub start: Start,
+    /// The journal's identity.
+    pub identity: Uuid,
+    /// The identity before, where a new one was taken because a position lay beyond the log's end.
+    pub identity_before: Option<Uuid>,
+    /// The first LSN that some stream may lack.
+    pub lowest: Lsn,
+    /// The LSN of the next record.
+    pub end: Lsn,
+    /// Records that are not completed, those among them that cannot be read.
+    pub unpublished_records: u64,
+    /// Segments that hold records.
+    pub segments: usize,
+    /// The torn tail that was cut.
+    pub torn_tail: Option<TornTail>,
+    /// Files that were added to `set-aside/`.
+    pub set_aside: Vec<String>,
+    /// Records that are known to be lost, each range by its first LSN and the first one after it.
+    pub lost: Vec<(Lsn, Lsn)>,
+    /// No slot of the checkpoint was good, or it was gone: reading begins at the oldest segment, and records may be published once more.
+    pub checkpoint_lost: bool,
+}
+
+/// The folder, ready to be used.
+pub(super) struct Recovered {
+    pub(super) lock: Box<dyn Lock>,
+    /// `None` where there was no room to make it.
+    pub(super) checkpoint: Option<Checkpoint>,
+    pub(super) content: Content,
+    pub(super) segments: VecDeque<Arc<Segment>>,
+    pub(super) spares: Vec<Spare>,
+    pub(super) set_aside_bytes: u64,
+    pub(super) next_segment: u64,
+    pub(super) next_spare: u64,
+    /// Where the last segment's frames end.
+    pub(super) end_offset: u64,
+    /// Whether the last segment can be written on; else the next record begins a fresh one.
+    pub(super) writable: bool,
+    pub(super) report: RecoveryReport,
+}
+
+/// What was read before anything is touched.
+struct Seen {
+    checkpoint: Found,
+    segments: VecDeque<Arc<Segment>>,
+    /// Files named as segments whose header cannot be read, by number.
+    headless: Vec<u64>,
+    spares: Vec<(u64, u64)>,
+    unfinished: Vec<String>,
+    holdings: Holdings,
+}
+
+/// Opens the folder.
+pub(super) fn recover(config: &Config, storage: &Arc<dyn Storage>, metrics: &metrics::Journal) -> Result<Recovered, Error> {
+    let dir = config.dir.as_path();
+    make_dir(storage.as_ref(), dir)?;
+    let lock_path = dir.join(LOCK);
+    let lock = storage.lock(&lock_path).map_err(|source| match source.kind() {
+        io::ErrorKind::WouldBlock => Error::Locked { path: lock_path.clone() },
+        _ => Error::Io { operation: "lock", path: lock_path.clone(), source },
+    })?;
+    let seen = look(storage.as_ref(), dir)?;
+    Mending::new(config, storage, metrics, seen)?.mend(lock)
+}
+
+/// The folder itself must survive a crash, too.
+fn make_dir(storage: &dyn Storage, dir: &Path) -> Result<(), Error> {
+    match storage.create_dir(dir) {
+        Ok(()) => {
+            let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+            storage.sync_dir(parent).context("sync", parent)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error).context("create", dir),
+    }
+}
+
+/// Reads the checkpoint and the headers of all segments; changes nothing.
+fn look(storage: &dyn Storage, dir: &Path) -> Result<Seen, Error> {
+    let checkpoint = Checkpoint::find(storage, dir)?;
+    let mut numbers = Vec::new();
+    let mut spares = Vec::new();
+    let mut unfinished = Vec::new();
+    for entry in storage.list(dir).context("list", dir)? {
+        match Name::parse(&entry.name) {
+            Name::Segment(number) => numbers.push((number, entry.length)),
+            Name::Spare(number) => spares.push((number, entry.length)),
+            Name::Unfinished => unfinished.push(entry.name),
+            Name::Other if entry.name == CHECKPOINT_NEW => unfinished.push(entry.name),
+            Name::Other => {}
+        }
+    }
+    numbers.sort_unstable();
+    let mut segments = VecDeque::new();
+    let mut headless = Vec::new();
+    for (number, length) in numbers {
+        match open_segment(storage, dir, number, length)? {
+            Some(segment) => segments.push_back(Arc::new(segment)),
+            None => headless.push(number),
+        }
+    }
+    check_order(&segments)?;
+    if let Found::Good(_, content) = &checkpoint {
+        check_identity(&segments, content)?;
+    }
+    let holdings = set_aside::holdings(storage, dir)?;
+    Ok(Seen { checkpoint, segments, headless, spares, unfinished, holdings })
+}
+
+/// `None` where neither copy of the header is good.
+fn open_segment(storage: &dyn Storage, dir: &Path, number: u64, length: u64) -> Result<Option<Segment>, Error> {
+    let path = Segment::path(dir, number);
+    let file = storage.open(&path).context("open", &path)?;
+    let mut page = vec![0; super::segment::PAGE.min(super::number::to_usize(length))];
+    super::storage::read_exact_at(file.as_ref(), &mut page, 0).context("read", &path)?;
+    match Header::parse(&page) {
+        Page::Known(header) if header.number == number => Ok(Some(Segment { header, path, length, file })),
+        Page::Known(_) => Err(Error::Foreign { path, why: "its name and its header have different numbers" }),
+        Page::Unknown(version) => Err(Error::UnknownVersion { path, version }),
+        Page::Bad => Ok(None),
+    }
+}
+
+fn check_order(segments: &VecDeque<Arc<Segment>>) -> Result<(), Error> {
+    for (one, next) in segments.iter().zip(segments.iter().skip(1)) {
+        if next.header.first < one.header.first {
+            return Err(Error::Foreign { path: next.path.clone(), why: "its records come before those of the segment before it" });
+        }
+    }
+    Ok(())
+}
+
+/// Segments from before a change of identity bear the old one.
+fn check_identity(segments: &VecDeque<Arc<Segment>>, content: &Content) -> Result<(), Error> {
+    let foreign = segments.iter().find(|segment| segment.header.first >= content.since && segment.header.journal != content.journal);
+    match foreign {
+        Some(segment) => Err(Error::Foreign { path: segment.path.clone(), why: "the checkpoint is of a journal with another identity" }),
+        None => Ok(()),
+    }
+}
+
+/// Recovery on its way.
+struct Mending<'a> {
+    config: &'a Config,
+    storage: &'a Arc<dyn Storage>,
+    metrics: &'a metrics::Journal,
+    segments: VecDeque<Arc<Segment>>,
+    checkpoint: Option<Checkpoint>,
+    content: Content,
+    report: RecoveryReport,
+    spares: Vec<Spare>,
+    set_aside_bytes: u64,
+    next_segment: u64,
+    next_spare: u64,
+    /// The newest segment's header was bad: nobody knows which LSNs it had.
+    end_unknown: bool,
+    unclean: bool,
+}
+
+impl<'a> Mending<'a> {
+    /// From here on the folder is changed.
+    fn new(config: &'a Config, storage: &'a Arc<dyn Storage>, metrics: &'a metrics::Journal, seen: Seen) -> Result<Self, Error> {
+        let Seen { checkpoint, segments, headless, spares, unfinished, holdings } = seen;
+        let newest = segments.back().map_or(0, |segment| segment.header.number);
+        let highest = headless.iter().copied().chain([newest, holdings.highest]).max().unwrap_or(0);
+        let end_unknown = headless.iter().any(|number| *number > newest);
+        let anything = !segments.is_empty() || !headless.is_empty();
+        let (checkpoint, content, start, checkpoint_lost) = match checkpoint {
+            Found::Good(mut checkpoint, content) => {
+                checkpoint.settle(&content)?;
+                let start = if content.clean_stop { Start::Clean } else { Start::Unclean };
+                (Some(checkpoint), content, start, false)
+            }
+            Found::Absent if !anything => (None, fresh(), Start::New, false),
+            Found::Absent | Found::Lost => (None, from_segments(&segments), Start::Unclean, true),
+        };
+        let report = RecoveryReport {
+            start,
+            identity: content.journal,
+            identity_before: None,
+            lowest: content.positions.lowest(),
+            end: Lsn::FIRST,
+            unpublished_records: 0,
+            segments: segments.len(),
+            torn_tail: None,
+            set_aside: Vec::new(),
+            lost: Vec::new(),
+            checkpoint_lost,
+        };
+        let unclean = start != Start::Clean;
+        let next_spare = spares.iter().map(|(number, _)| *number).max().unwrap_or(0) + 1;
+        let mut this = Self {
+            config,
+            storage,
+            metrics,
+            segments,
+            checkpoint,
+            content,
+            report,
+            spares: Vec::new(),
+            set_aside_bytes: holdings.bytes,
+            next_segment: highest + 1,
+            next_spare,
+            end_unknown,
+            unclean,
+        };
+        this.tidy(&headless, &spares, &unfinished)?;
+        Ok(this)
+    }
+
+    /// Removes what is of no use, keeps what cannot be read out of the way, and makes durable which names there are.
+    fn tidy(&mut self, headless: &[u64], spares: &[(u64, u64)], unfinished: &[String]) -> Result<(), Error> {
+        let dir = self.config.dir.as_path();
+        for name in unfinished {
+            let path = dir.join(name);
+            self.storage.remove(&path).context("remove", &path)?;
+        }
+        for &number in headless {
+            let path = Segment::path(dir, number);
+            let length = self.storage.open(&path).and_then(|file| file.length()).context("open", &path)?;
+            self.metrics.set_aside.inc();
+            match set_aside::keep_file(self.storage.as_ref(), dir, &path) {
+                Ok(name) => self.report.set_aside.push(name),
+                // It stays where it is, out of the log, until a later start.
+                Err(error) if error.is_no_space() => {}
+                Err(error) => return Err(error),
+            }
+            self.set_aside_bytes = self.set_aside_bytes.saturating_add(length);
+        }
+        for &(number, length) in spares {
+            let path = Spare::path(dir, number);
+            if length == self.config.segment_length() && self.spares.len() < self.config.spares {
+                let file = self.storage.open(&path).context("open", &path)?;
+                self.spares.push(Spare { path, length, file });
+            } else {
+                self.storage.remove(&path).context("remove", &path)?;
+            }
+        }
+        // A name may so far stand only in memory, such as the last segment's when the process was killed before it had synced the folder.
+        self.storage.sync_dir(dir).context("sync", dir)
+    }
+
+    fn mend(mut self, lock: Box<dyn Lock>) -> Result<Recovered, Error> {
+        let survey = self.mend_last_segment()?;
+        let found_end = survey.as_ref().map_or(Lsn::FIRST, |survey| survey.end);
+        let identity_changed = self.settle_end(found_end, survey.as_ref())?;
+        let last_is_ours = self.segments.back().is_some_and(|segment| segment.header.journal == self.content.journal);
+        let whole = survey.as_ref().is_some_and(|survey| survey.corrupt.is_empty() && survey.end == self.content.durable_end);
+        self.account(found_end);
+        self.write_checkpoint()?;
+        Ok(Recovered {
+            lock,
+            checkpoint: self.checkpoint,
+            content: self.content,
+            segments: self.segments,
+            spares: self.spares,
+            set_aside_bytes: self.set_aside_bytes,
+            next_segment: self.next_segment,
+            next_spare: self.next_spare,
+            end_offset: survey.as_ref().map_or(0, |survey| survey.cut),
+            writable: last_is_ours && whole && !identity_changed,
+            report: self.report,
+        })
+    }
+
+    /// Decides what of the last segment counts, and makes it durable.
+    fn mend_last_segment(&mut self) -> Result<Option<Survey>, Error> {
+        let Some(last) = self.segments.back().cloned() else { return Ok(None) };
+        let survey = survey::examine(&last, self.content.durable_end)?;
+        for damage in &survey.corrupt {
+            self.keep(&last, damage.from, damage.to)?;
+            if damage.records() > 0 {
+                self.report.lost.push((damage.first, damage.next));
+            }
+        }
+        if survey.torn.is_some() {
+            self.metrics.torn_tails.inc();
+            self.report.torn_tail = survey.torn;
+        }
+        survey::rewrite(&last, &survey, if self.unclean { survey::Rest::Zero } else { survey::Rest::Leave })?;
+        Ok(Some(survey))
+    }
+
+    fn keep(&mut self, segment: &Segment, from: u64, to: u64) -> Result<(), Error> {
+        let to = to.min(segment.length);
+        if from >= to {
+            return Ok(());
+        }
+        match set_aside::keep(self.storage.as_ref(), &self.config.dir, segment, from, to)? {
+            Kept::New { name, bytes } => {
+                self.metrics.set_aside.inc();
+                self.set_aside_bytes = self.set_aside_bytes.saturating_add(bytes);
+                self.report.set_aside.push(name);
+            }
+            Kept::NoRoom => self.metrics.set_aside.inc(),
+            Kept::Known => {}
+        }
+        Ok(())
+    }
+
+    /// Where the log goes on. Where the checkpoint knows of more than the log holds, the log has lost its end, and with it perhaps records that the
+    /// checkpoint did not know of yet: they cannot be told from those that come next, unless these come under another identity.
+    fn settle_end(&mut self, found_end: Lsn, survey: Option<&Survey>) -> Result<bool, Error> {
+        let known = found_end.max(self.content.since);
+        let positions = &self.content.positions;
+        let claimed = self.content.durable_end.max(positions.scanned).max(positions.sent_bound);
+        let lost_end = claimed > known || self.end_unknown;
+        let end = known.max(claimed);
+        if lost_end {
+            if let (Some(last), Some(survey)) = (self.segments.back().cloned(), survey) {
+                // Where frames should be that are not there, something else is.
+                self.keep(&last, survey.cut, last.length)?;
+            }
+            self.report.identity_before = Some(self.content.journal);
+            self.metrics.identity_changes.inc();
+            self.content.journal = Uuid::new_v4();
+            self.content.since = end;
+        }
+        self.content.durable_end = end;
+        Ok(lost_end)
+    }
+
+    /// What the operator and the metrics are told.
+    fn account(&mut self, found_end: Lsn) {
+        let end = self.content.durable_end;
+        if self.report.checkpoint_lost {
+            self.metrics.checkpoint_losses.inc();
+            self.content.positions.sent_bound = end;
+        }
+        self.content.positions = self.content.positions.clone().within(end);
+        let lowest = self.content.positions.lowest();
+        if let Some(oldest) = self.segments.front().map(|segment| segment.header.first).filter(|oldest| lowest < *oldest) {
+            self.report.lost.insert(0, (lowest, oldest));
+        }
+        if end > found_end.max(lowest) {
+            self.report.lost.push((found_end.max(lowest), end));
+        }
+        let unpublished = end.since(lowest).saturating_sub(self.content.positions.completed_beyond);
+        self.metrics.recovered_records.inc_by(unpublished);
+        self.metrics.unpublished_records.set(i64::try_from(unpublished).unwrap_or(i64::MAX));
+        self.report.identity = self.content.journal;
+        self.report.lowest = lowest;
+        self.report.end = end;
+        self.report.unpublished_records = unpublished;
+    }
+
+    /// Makes durable what was decided, before anything is appended or read.
+    fn write_checkpoint(&mut self) -> Result<(), Error> {
+        self.content.clean_stop = false;
+        if let Some(checkpoint) = &mut self.checkpoint {
+            checkpoint.write(&self.content)?;
+            return checkpoint.sync();
+        }
+        match Checkpoint::create(self.storage, &self.config.dir, &self.content) {
+            Ok(checkpoint) => self.checkpoint = Some(checkpoint),
+            Err(error) if error.is_no_space() => {
+                let path = self.config.dir.join(CHECKPOINT_NEW);
+                match self.storage.remove(&path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).context("remove", &path),
+                    Ok(()) | Err(_) => {}
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+}
+
+/// A journal that begins.
+fn fresh() -> Content {
+    Content {
+        journal: Uuid::new_v4(),
+        since: Lsn::FIRST,
+        durable_end: Lsn::FIRST,
+        clean_stop: false,
+        positions: Positions::at(Lsn::FIRST),
+    }
+}
+
+/// What the segments tell where the checkpoint tells nothing: everything that is there may lack.
+fn from_segments(segments: &VecDeque<Arc<Segment>>) -> Content {
+    let Some((oldest, newest)) = segments.front().zip(segments.back()) else { return fresh() };
+    let journal = newest.header.journal;
+    let ours = segments.iter().rev().take_while(|segment| segment.header.journal == journal);
+    Content {
+        journal,
+        since: ours.last().map_or(newest.header.first, |segment| segment.header.first),
+        durable_end: Lsn::FIRST,
+        clean_stop: false,
+        positions: Positions::at(oldest.header.first),
+    }
+}

@@ -1,0 +1,117 @@
+//! Corrupt pieces, kept out of the way in `set-aside/` for a person to look at.
+//!
+//! A piece's name is made of the segment's number and the offset, so that a second look at the same damage does not add another.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::error::{Context, Error};
+use super::number::{to_u64, to_usize};
+use super::segment::{self, Segment};
+use super::storage::{Storage, write_all_at};
+
+const DIR: &str = "set-aside";
+const PARTIAL_SUFFIX: &str = ".partial";
+/// Of a longer piece, only so many bytes are copied; the segment itself holds the rest until it is freed.
+pub(super) const PIECE_MAX: u64 = 8 * 1024 * 1024;
+/// Bytes copied at a time.
+const COPY_STEP: usize = 1024 * 1024;
+
+/// What became of a piece.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// Copied now, to this file.
+    New { name: String, bytes: u64 },
+    /// An earlier look has copied it.
+    Known,
+    /// There was no room for a copy.
+    NoRoom,
+}
+
+/// What the folder holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Holdings {
+    /// Bytes of all its files.
+    pub(super) bytes: u64,
+    /// The highest number of a segment of which it has something.
+    pub(super) highest: u64,
+}
+
+/// What is there; changes nothing.
+pub(super) fn holdings(storage: &dyn Storage, dir: &Path) -> Result<Holdings, Error> {
+    let path = dir.join(DIR);
+    let entries = match storage.list(&path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Holdings::default()),
+        Err(error) => return Err(error).context("list", &path),
+    };
+    let number = |name: &str| name.get(..20).and_then(segment::digits).unwrap_or(0);
+    Ok(Holdings {
+        bytes: entries.iter().map(|entry| entry.length).sum(),
+        highest: entries.iter().map(|entry| number(&entry.name)).max().unwrap_or(0),
+    })
+}
+
+/// Copies `from..to` of a segment, synced before it bears its name.
+pub(super) fn keep(storage: &dyn Storage, dir: &Path, segment: &Segment, from: u64, to: u64) -> Result<Kept, Error> {
+    let folder = dir.join(DIR);
+    let name = format!("{:020}-{from:010}", segment.header.number);
+    let path = folder.join(&name);
+    let known = match storage.open(&path) {
+        Ok(_) => true,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        Err(error) => return Err(error).context("open", &path),
+    };
+    if known {
+        return Ok(Kept::Known);
+    }
+    make_folder(storage, dir, &folder).and_then(|()| copy(storage, &folder, &name, segment, (from, to))).or_else(|error| {
+        if error.is_no_space() { Ok(Kept::NoRoom) } else { Err(error) }
+    })
+}
+
+/// Moves a whole file there, whose header cannot be read.
+pub(super) fn keep_file(storage: &dyn Storage, dir: &Path, path: &Path) -> Result<String, Error> {
+    let folder = dir.join(DIR);
+    make_folder(storage, dir, &folder)?;
+    let name = path.file_name().unwrap_or_default();
+    storage.rename(path, &folder.join(name)).context("rename", path)?;
+    storage.sync_dir(&folder).context("sync", &folder)?;
+    storage.sync_dir(dir).context("sync", dir)?;
+    Ok(name.to_string_lossy().into_owned())
+}
+
+fn make_folder(storage: &dyn Storage, dir: &Path, folder: &Path) -> Result<(), Error> {
+    match storage.create_dir(folder) {
+        Ok(()) => storage.sync_dir(dir).context("sync", dir),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error).context("create", folder),
+    }
+}
+
+fn copy(storage: &dyn Storage, folder: &Path, name: &str, segment: &Segment, (from, to): (u64, u64)) -> Result<Kept, Error> {
+    let end = to.min(segment.length).min(from.saturating_add(PIECE_MAX));
+    let partial = folder.join(format!("{name}{PARTIAL_SUFFIX}"));
+    let written = write_copy(storage, &partial, segment, (from, end));
+    if let Err(error) = written {
+        if error.is_no_space() {
+            storage.remove(&partial).context("remove", &partial)?;
+        }
+        return Err(error);
+    }
+    storage.rename(&partial, &folder.join(name)).context("rename", &partial)?;
+    storage.sync_dir(folder).context("sync", folder)?;
+    Ok(Kept::New { name: name.to_owned(), bytes: end.saturating_sub(from) })
+}
+
+fn write_copy(storage: &dyn Storage, partial: &PathBuf, segment: &Segment, (from, end): (u64, u64)) -> Result<(), Error> {
+    let file = storage.create(partial).context("create", partial)?;
+    let mut at = from;
+    while at < end {
+        let mut block = vec![0; to_usize(end - at).min(COPY_STEP)];
+        segment.read(&mut block, at)?;
+        write_all_at(file.as_ref(), &block, at - from).context("write to", partial)?;
+        at += to_u64(block.len());
+    }
+    file.sync_data().context("sync", partial)
+}

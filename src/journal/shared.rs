@@ -1,0 +1,463 @@
+//! What the writer, the keeper, the readers and the handles share.
+//!
+//! Locks are taken in this order: files, queue, lanes, status; any other is held alone. Watchers are called with none held.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
+use std::time::Instant;
+
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use super::checkpoint::Positions;
+use super::config::Config;
+use super::error::Error;
+use super::lsn::Lsn;
+use super::number::to_usize;
+use super::queue::{AppendError, Queue, Starved};
+use super::segment::{Segment, Spare};
+use super::set_aside::{self, Kept};
+use super::storage::Storage;
+use super::sync::{lock, wait, wait_timeout};
+use super::tail::Tail;
+use crate::clock::Clock;
+use crate::metrics;
+
+/// Why there is no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FullReason {
+    /// `journal.size_max` is reached.
+    SizeMax,
+    /// Less than `journal.free_space_min` would be left free.
+    FreeSpaceMin,
+    /// The file system or a quota has no room.
+    NoSpace,
+}
+
+impl fmt::Display for FullReason {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::SizeMax => "journal.size_max is reached",
+            Self::FreeSpaceMin => "less than journal.free_space_min would be left free",
+            Self::NoSpace => "the file system or a quota has no room",
+        })
+    }
+}
+
+/// Whether records can be made durable.
+#[derive(Clone, Debug)]
+pub enum State {
+    /// They can.
+    Open,
+    /// There is no room; it goes on by itself when there is.
+    Full(FullReason),
+    /// A write or a sync has failed: nothing becomes durable any more.
+    Failed(Arc<Error>),
+    /// The journal is closed.
+    Closed,
+}
+
+/// What is called when something has changed.
+pub(super) type Watcher = Arc<dyn Fn() + Send + Sync>;
+
+/// Everything that the parts of a journal share.
+pub(super) struct Shared {
+    pub(super) config: Config,
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) metrics: metrics::Journal,
+    pub(super) clock: Clock,
+    pub(super) identity: Uuid,
+    pub(super) queue: Arc<Queue>,
+    pub(super) files: Files,
+    pub(super) tail: Tail,
+    pub(super) durable: Durable,
+    pub(super) bell: Bell,
+    pub(super) status: Status,
+    /// Held while a piece is set aside, so that two readers do not copy it at once.
+    setting_aside: Mutex<()>,
+}
+
+impl Shared {
+    pub(super) fn new(
+        config: Config,
+        storage: Arc<dyn Storage>,
+        metrics: metrics::Journal,
+        clock: Clock,
+        identity: Uuid,
+        files: FilesInner,
+        mark: Mark,
+    ) -> Self {
+        let (queue, tail) = (Arc::new(Queue::new(&config)), Tail::new(config.tail_bytes_max));
+        let shared = Self {
+            config,
+            storage,
+            metrics,
+            clock,
+            identity,
+            queue,
+            files: Files { inner: Mutex::new(files), room: Condvar::new() },
+            tail,
+            durable: Durable { end: AtomicU64::new(mark.end.get()), mark: Mutex::new(mark) },
+            bell: Bell::default(),
+            status: Status::new(),
+            setting_aside: Mutex::new(()),
+        };
+        shared.metrics.size_max_bytes.set(i64::try_from(shared.config.size_max).unwrap_or(i64::MAX));
+        shared.show(&lock(&shared.files.inner));
+        shared
+    }
+
+    /// Ends the journal after a failed write or sync, once: nobody is answered with success any more.
+    pub(super) fn poison(&self, error: Error) {
+        let error = Arc::new(error);
+        let mut state = lock(&self.status.state);
+        if matches!(*state, State::Failed(_)) {
+            return;
+        }
+        *state = State::Failed(Arc::clone(&error));
+        drop(state);
+        self.metrics.failed.set(1);
+        self.queue.refuse_all(AppendError::Failed);
+        self.stop_waiting_for_room();
+        self.bell.ring();
+        self.status.failed.send_replace(Some(error));
+        self.status.notify();
+    }
+
+    /// Ends the writer even where it waits for a segment.
+    pub(super) fn stop_waiting_for_room(&self) {
+        lock(&self.files.inner).stopped = true;
+        self.files.room.notify_all();
+    }
+
+    /// A prepared file for the next segment: waits while the keeper prepares one; where it cannot, the journal is full.
+    pub(super) fn take_spare(&self) -> Option<Spare> {
+        let mut files = lock(&self.files.inner);
+        loop {
+            if files.stopped {
+                return None;
+            }
+            if let Some(spare) = files.spares.pop() {
+                self.show(&files);
+                drop(files);
+                self.bell.ring();
+                return Some(spare);
+            }
+            if let Some(reason) = files.blocked {
+                let changed = self.enter_full(reason);
+                drop(files);
+                if changed {
+                    self.status.notify();
+                }
+                return None;
+            }
+            self.queue.set_starved(Starved::Yes);
+            files = wait(&self.files.room, files);
+            self.queue.set_starved(Starved::No);
+        }
+    }
+
+    /// Only while the files are locked, so that a spare that arrives meanwhile is not missed.
+    fn enter_full(&self, reason: FullReason) -> bool {
+        self.queue.refuse_all(AppendError::Full);
+        self.metrics.full.set(1);
+        self.status.change(&State::Open, State::Full(reason))
+    }
+
+    /// No spare can be prepared for now.
+    pub(super) fn block(&self, reason: FullReason) {
+        let mut files = lock(&self.files.inner);
+        files.blocked = Some(reason);
+        self.status.change(&State::Full(reason), State::Full(reason));
+        drop(files);
+        self.files.room.notify_all();
+    }
+
+    /// Makes the journal full at once, where there is nothing to write to and no spare can be prepared.
+    pub(super) fn fill_if_blocked(&self) {
+        let files = lock(&self.files.inner);
+        if let (Some(reason), true) = (files.blocked, files.spares.is_empty()) {
+            self.enter_full(reason);
+        }
+    }
+
+    /// Adds a prepared file. Where the journal was full, it no longer is.
+    pub(super) fn add_spare(&self, spare: Spare) {
+        let mut files = lock(&self.files.inner);
+        files.spares.push(spare);
+        files.blocked = None;
+        self.show(&files);
+        self.queue.admit();
+        self.metrics.full.set(0);
+        let changed = self.status.change(&State::Full(FullReason::SizeMax), State::Open);
+        drop(files);
+        self.files.room.notify_all();
+        if changed {
+            self.status.notify();
+        }
+    }
+
+    /// Adds the newest segment.
+    pub(super) fn add_segment(&self, segment: Arc<Segment>) {
+        let mut files = lock(&self.files.inner);
+        files.segments.push_back(segment);
+        self.show(&files);
+    }
+
+    /// Takes out the oldest segment, if it lies wholly below `lowest` and is not the newest.
+    pub(super) fn take_segment_below(&self, lowest: Lsn) -> Option<Arc<Segment>> {
+        let mut files = lock(&self.files.inner);
+        let second = files.segments.get(1)?;
+        if second.header.first > lowest {
+            return None;
+        }
+        let oldest = files.segments.pop_front();
+        self.show(&files);
+        oldest
+    }
+
+    /// The segment that holds `lsn`, if it is readable at all.
+    pub(super) fn place_of(&self, lsn: Lsn) -> Place {
+        let files = lock(&self.files.inner);
+        let after = files.segments.partition_point(|segment| segment.header.first <= lsn);
+        let next = files.segments.get(after).map(|segment| segment.header.first);
+        match after.checked_sub(1).and_then(|index| files.segments.get(index)) {
+            Some(segment) => Place::Within { segment: Arc::clone(segment), next },
+            None => Place::Before { next },
+        }
+    }
+
+    /// Keeps a corrupt piece, and counts it.
+    pub(super) fn set_aside(&self, segment: &Segment, from: u64, to: u64) -> Result<Kept, Error> {
+        let _alone = lock(&self.setting_aside);
+        let kept = set_aside::keep(self.storage.as_ref(), &self.config.dir, segment, from, to)?;
+        match &kept {
+            Kept::New { bytes, .. } => {
+                self.metrics.set_aside.inc();
+                let mut files = lock(&self.files.inner);
+                files.set_aside_bytes = files.set_aside_bytes.saturating_add(*bytes);
+                self.show(&files);
+            }
+            Kept::NoRoom => self.metrics.set_aside.inc(),
+            Kept::Known => {}
+        }
+        Ok(kept)
+    }
+
+    fn show(&self, files: &FilesInner) {
+        let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+        self.metrics.size_bytes.set(i64::try_from(files.size()).unwrap_or(i64::MAX));
+        self.metrics.segments.set(count(files.segments.len()));
+        self.metrics.spares.set(count(files.spares.len()));
+    }
+}
+
+/// Where an LSN is to be read.
+#[derive(Debug)]
+pub(super) enum Place {
+    /// In this segment; `next` is the first LSN of the segment after it.
+    Within { segment: Arc<Segment>, next: Option<Lsn> },
+    /// Before every segment; `next` is the first LSN of the oldest.
+    Before { next: Option<Lsn> },
+}
+
+/// The segments and the spares.
+#[derive(Debug)]
+pub(super) struct Files {
+    pub(super) inner: Mutex<FilesInner>,
+    /// The writer waits here for a spare.
+    room: Condvar,
+}
+
+#[derive(Debug)]
+pub(super) struct FilesInner {
+    /// Oldest first; the last one is written to.
+    pub(super) segments: VecDeque<Arc<Segment>>,
+    pub(super) spares: Vec<Spare>,
+    pub(super) set_aside_bytes: u64,
+    /// Why no spare can be prepared.
+    pub(super) blocked: Option<FullReason>,
+    stopped: bool,
+}
+
+impl FilesInner {
+    pub(super) fn new(segments: VecDeque<Arc<Segment>>, spares: Vec<Spare>, set_aside_bytes: u64) -> Self {
+        Self { segments, spares, set_aside_bytes, blocked: None, stopped: false }
+    }
+
+    /// Bytes of all of them.
+    pub(super) fn size(&self) -> u64 {
+        let segments: u64 = self.segments.iter().map(|segment| segment.length).sum();
+        let spares: u64 = self.spares.iter().map(|spare| spare.length).sum();
+        segments.saturating_add(spares).saturating_add(self.set_aside_bytes)
+    }
+}
+
+/// Up to where the log is durable.
+#[derive(Debug)]
+pub(super) struct Durable {
+    end: AtomicU64,
+    mark: Mutex<Mark>,
+}
+
+/// A place in the log: the first LSN that is not durable, and where it would stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mark {
+    pub(super) end: Lsn,
+    /// Number of the segment that was written last; 0 where there is none.
+    pub(super) segment: u64,
+    pub(super) offset: u64,
+}
+
+impl Durable {
+    pub(super) fn end(&self) -> Lsn {
+        Lsn::new(self.end.load(Ordering::Acquire))
+    }
+
+    pub(super) fn mark(&self) -> Mark {
+        *lock(&self.mark)
+    }
+
+    pub(super) fn advance(&self, mark: Mark) {
+        *lock(&self.mark) = mark;
+        self.end.store(mark.end.get(), Ordering::Release);
+    }
+}
+
+/// How the keeper is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// With a last checkpoint that says so.
+    Clean,
+    /// As it is.
+    Abrupt,
+}
+
+/// What wakes the keeper.
+#[derive(Debug, Default)]
+pub(super) struct Bell {
+    inner: Mutex<Inbox>,
+    rung: Condvar,
+    /// Something that the checkpoint should hold has changed since it was written. Set by every batch, so the keeper is woken only when it was not set.
+    advanced: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Inbox {
+    rang: bool,
+    positions: Option<Positions>,
+    stop: Option<Stop>,
+}
+
+impl Bell {
+    /// Wakes the keeper.
+    pub(super) fn ring(&self) {
+        lock(&self.inner).rang = true;
+        self.rung.notify_one();
+    }
+
+    /// The checkpoint should be written when its time has come.
+    pub(super) fn advance(&self) {
+        if !self.advanced.swap(true, Ordering::AcqRel) {
+            self.ring();
+        }
+    }
+
+    pub(super) fn set_positions(&self, positions: Positions) {
+        lock(&self.inner).positions = Some(positions);
+        self.advance();
+    }
+
+    pub(super) fn stop(&self, how: Stop) {
+        lock(&self.inner).stop = Some(how);
+        self.ring();
+    }
+
+    /// Whether the checkpoint should be written.
+    pub(super) fn has_advanced(&self) -> bool {
+        self.advanced.load(Ordering::Acquire)
+    }
+
+    /// Before the checkpoint is written: what comes later asks for another one.
+    pub(super) fn take_positions(&self) -> Option<Positions> {
+        self.advanced.store(false, Ordering::Release);
+        lock(&self.inner).positions.take()
+    }
+
+    /// Waits until the bell rings, or until that moment.
+    pub(super) fn wait(&self, until: Option<Instant>) -> Option<Stop> {
+        let mut inner = lock(&self.inner);
+        while !inner.rang && inner.stop.is_none() {
+            inner = match until.map(|until| until.saturating_duration_since(Instant::now())) {
+                None => wait(&self.rung, inner),
+                Some(left) if left.is_zero() => break,
+                Some(left) => wait_timeout(&self.rung, inner, left),
+            };
+        }
+        inner.rang = false;
+        inner.stop
+    }
+}
+
+/// The state, and who wants to know of it.
+pub(super) struct Status {
+    state: Mutex<State>,
+    failed: watch::Sender<Option<Arc<Error>>>,
+    watchers: RwLock<Vec<Watcher>>,
+}
+
+impl Status {
+    fn new() -> Self {
+        Self { state: Mutex::new(State::Open), failed: watch::Sender::new(None), watchers: RwLock::new(Vec::new()) }
+    }
+
+    pub(super) fn state(&self) -> State {
+        lock(&self.state).clone()
+    }
+
+    /// The failure that poisoned the journal.
+    pub(super) fn failure(&self) -> Option<Arc<Error>> {
+        match &*lock(&self.state) {
+            State::Failed(error) => Some(Arc::clone(error)),
+            State::Open | State::Full(_) | State::Closed => None,
+        }
+    }
+
+    pub(super) fn failures(&self) -> watch::Receiver<Option<Arc<Error>>> {
+        self.failed.subscribe()
+    }
+
+    /// From one state to another; `false` where it is in a third. Reasons are not compared.
+    fn change(&self, from: &State, to: State) -> bool {
+        let mut state = lock(&self.state);
+        let matches = std::mem::discriminant(&*state) == std::mem::discriminant(from);
+        if matches {
+            *state = to;
+        }
+        matches
+    }
+
+    pub(super) fn close(&self) {
+        let mut state = lock(&self.state);
+        if !matches!(*state, State::Failed(_)) {
+            *state = State::Closed;
+        }
+    }
+
+    pub(super) fn watch(&self, watcher: Watcher) {
+        self.watchers.write().unwrap_or_else(PoisonError::into_inner).push(watcher);
+    }
+
+    pub(super) fn notify(&self) {
+        for watcher in self.watchers.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            watcher();
+        }
+    }
+}
+
+/// Room for frames in a file of that length from that offset on.
+pub(super) fn room(length: u64, offset: u64) -> usize {
+    to_usize(length.saturating_sub(offset))
+}

@@ -1,0 +1,6 @@
+//! The journal as a whole, over a file system in memory that fails where a test says so, and over the real one.
+
+mod appending;
+mod bed;
+mod recovering;
+mod room;
