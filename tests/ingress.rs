@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use chat_bridge::callback::{self, Callback};
 use chat_bridge::clock::{Clock, Timestamp};
 use chat_bridge::config::{Answer as FixedAnswer, App, Config, Period, Size};
-use chat_bridge::ingress::{Ingress, Refusal, Setup, Stopped, Strangers, Unanswered};
+use chat_bridge::ingress::{self, Ingress, Refusal, Setup, Stopped, Strangers, Unanswered};
 use chat_bridge::journal::storage::{self, Disk, Storage};
 use chat_bridge::journal::{self, Item, Journal, Lsn, Positions, State};
 use chat_bridge::metrics::{Labels, Metrics};
@@ -69,8 +69,7 @@ impl Bench {
         config.journal.size_max = Size::from_mib(16);
         config.journal.segment_size = Size::from_mib(2);
         config.journal.free_space_min = Size::from_bytes(0);
-        let record_max = config.http.header_max.len() + config.http.body_max.len() + 1024;
-        let mut settings = journal::Config::new(&config.journal, record_max);
+        let mut settings = journal::Config::new(&config.journal, ingress::record_max(&config.http));
         change(&mut config, &mut settings);
         let metrics = Metrics::new(&Labels { refusals: Refusal::REASONS, ..Labels::default() }).unwrap();
         let clock = Clock::manual(Timestamp::from_micros(TIME * 1_000_000));
@@ -401,7 +400,9 @@ fn held_up(change: impl FnOnce(&mut journal::Config)) -> (Bench, Arc<Gate>, Clie
 fn nobody_is_answered_before_the_sync() {
     let (bench, gate, mut first) = held_up(|_| {});
     let mut others: Vec<_> = (0..5).map(|_| bench.client()).collect();
-    others.iter_mut().for_each(|client| client.send(post(OPEN, "{}")));
+    for client in &mut others {
+        client.send(post(OPEN, "{}"));
+    }
     first.stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     let early = first.stream.read(&mut [0; 1]);
     assert!(matches!(&early, Err(error) if error.kind() == ErrorKind::WouldBlock), "{early:?}");
@@ -409,7 +410,9 @@ fn nobody_is_answered_before_the_sync() {
     assert_eq!(bench.metrics.journal.durable_records.get(), 1);
     gate.set(Passage::Open);
     first.answer().is_success();
-    others.iter_mut().for_each(|client| client.answer().is_success());
+    for client in &mut others {
+        client.answer().is_success();
+    }
     assert_eq!(bench.kept().len(), 7);
 }
 
@@ -430,7 +433,9 @@ fn a_callback_that_is_not_taken_in_time_is_refused_and_not_kept() {
 fn too_many_that_wait_are_refused() {
     let (bench, gate, mut first) = held_up(|settings| settings.waiting_records_max = 1);
     let mut clients: Vec<_> = (0..3).map(|_| bench.client()).collect();
-    clients.iter_mut().for_each(|client| client.send(post(OPEN, "{}")));
+    for client in &mut clients {
+        client.send(post(OPEN, "{}"));
+    }
     eventually("two are refused", || bench.refused("too_many_waiting") == 2);
     gate.set(Passage::Open);
     first.answer().is_success();
@@ -729,6 +734,9 @@ fn a_body_may_be_as_large_as_the_limit_and_come_in_any_pieces() {
     assert_eq!(kept, [limit.as_bytes(), limit.as_bytes(), b"{\"a\":1}", b"", b"{\"b\":2}"]);
     client.send(chunked(OPEN, &[&limit, "z"]));
     client.answer().is(Refusal::BodyTooLarge);
+    // The command is kept twice, so that both at their largest are more than the journal takes.
+    bench.ask(post(&format!("{OPEN}&CallbackCommand={}", "c".repeat(14_000)), &limit)).is_success();
+    bench.ask(post(&format!("{OPEN}&CallbackCommand={}", "c".repeat(30_000)), &limit)).is(Refusal::BodyTooLarge);
 }
 
 #[test]
@@ -1156,7 +1164,7 @@ fn a_panic_of_an_event_loop_surfaces() {
     config.journal.dir = folder.path().join("journal");
     config.journal.free_space_min = Size::from_bytes(0);
     let metrics = Metrics::new(&Labels { refusals: Refusal::REASONS, ..Labels::default() }).unwrap();
-    let settings = journal::Config::new(&config.journal, 5 << 20);
+    let settings = journal::Config::new(&config.journal, ingress::record_max(&config.http));
     let journal = journal::open(settings, Arc::new(Disk), metrics.journal.clone(), Clock::system()).unwrap().journal;
     let ingress = Ingress::bind(&config, Strangers::Refused)
         .unwrap()
