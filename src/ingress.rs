@@ -90,6 +90,15 @@ pub enum Stopped {
 /// Called every second by each event loop with its number, from 0. It must not block.
 pub type Heartbeat = Arc<dyn Fn(usize) + Send + Sync>;
 
+/// The largest record that the ingress asks the journal to keep: the largest head and the largest body.
+///
+/// A record holds the command beside the query that it stands in, so a query that is mostly a command of many KiB could make a larger one beside a
+/// body of the largest size: that one is refused as too large.
+#[must_use]
+pub fn record_max(http: &config::Http) -> usize {
+    http.header_max.len().saturating_add(http.body_max.len())
+}
+
 /// What the ingress works with.
 pub struct Setup {
     /// How many event loops: as many as there are cores, mostly.

@@ -93,7 +93,7 @@ pub struct Ingress {
     /// Callbacks that the configuration discards.
     pub discarded: IntCounter,
     by_command: IntCounterVec,
-    /// From the last byte of a request to its answer, seconds.
+    /// From the end of a request's headers to its answer, seconds.
     pub answer_duration_seconds: Histogram,
     /// How far `RequestTime` was from now, either way, seconds.
     pub request_time_skew_seconds: Histogram,

@@ -1,19 +1,20 @@
 //! The public side from outside: real sockets, a real journal in a folder of its own.
 
 use std::fmt::Write as _;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use chat_bridge::callback::{self, Callback};
 use chat_bridge::clock::{Clock, Timestamp};
 use chat_bridge::config::{Answer as FixedAnswer, App, Config, Period, Size};
-use chat_bridge::ingress::{Ingress, Refusal, Setup, Stopped, Strangers, Unanswered};
-use chat_bridge::journal::storage::Disk;
-use chat_bridge::journal::{self, Item, Journal, Lsn};
+use chat_bridge::ingress::{self, Ingress, Refusal, Setup, Stopped, Strangers, Unanswered};
+use chat_bridge::journal::storage::{self, Disk, Storage};
+use chat_bridge::journal::{self, Item, Journal, Lsn, Positions, State};
 use chat_bridge::metrics::{Labels, Metrics};
 
 /// The bytes that the interface promises.
@@ -45,6 +46,11 @@ impl Bench {
     }
 
     fn with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::on(Arc::new(Disk), |config, _| change(config))
+    }
+
+    /// On that disk. The settings of the journal are made of the configuration before both may be changed.
+    fn on(disk: Arc<dyn Storage>, change: impl FnOnce(&mut Config, &mut journal::Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let tokens = folder.path().join("tokens");
         std::fs::write(&tokens, format!("older\n{TOKEN}\n")).unwrap();
@@ -62,12 +68,11 @@ impl Bench {
         config.journal.size_max = Size::from_mib(16);
         config.journal.segment_size = Size::from_mib(2);
         config.journal.free_space_min = Size::from_bytes(0);
-        change(&mut config);
+        let mut settings = journal::Config::new(&config.journal, ingress::record_max(&config.http));
+        change(&mut config, &mut settings);
         let metrics = Metrics::new(&Labels { refusals: Refusal::REASONS, ..Labels::default() }).unwrap();
         let clock = Clock::manual(Timestamp::from_micros(TIME * 1_000_000));
-        let record_max = config.http.header_max.len() + config.http.body_max.len() + 1024;
-        let settings = journal::Config::new(&config.journal, record_max);
-        let journal = journal::open(settings, Arc::new(Disk), metrics.journal.clone(), clock.clone()).unwrap().journal;
+        let journal = journal::open(settings, disk, metrics.journal.clone(), clock.clone()).unwrap().journal;
         let beats = Arc::new(AtomicU64::new(0));
         let bound = Ingress::bind(&config, Strangers::Refused).unwrap();
         let address = bound.local_addr();
@@ -262,6 +267,233 @@ fn chunked(query: &str, chunks: &[&str]) -> String {
     }
     request.push_str("0\r\n\r\n");
     request
+}
+
+/// A disk whose segments are synced only while its gate lets them.
+#[derive(Debug, Default)]
+struct GatedDisk {
+    disk: Disk,
+    gate: Arc<Gate>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Passage {
+    #[default]
+    Open,
+    Shut,
+    Broken,
+}
+
+#[derive(Debug, Default)]
+struct Gate {
+    passage: Mutex<Passage>,
+    changed: Condvar,
+    /// Syncs that have begun while the gate was shut.
+    held: AtomicU64,
+}
+
+impl Gate {
+    fn set(&self, passage: Passage) {
+        *self.passage.lock().unwrap() = passage;
+        self.changed.notify_all();
+    }
+
+    fn pass(&self) -> io::Result<()> {
+        let passage = self.passage.lock().unwrap();
+        if *passage == Passage::Shut {
+            self.held.fetch_add(1, Ordering::Relaxed);
+        }
+        match *self.changed.wait_while(passage, |passage| *passage == Passage::Shut).unwrap() {
+            Passage::Broken => Err(io::Error::other("broken on purpose")),
+            Passage::Open | Passage::Shut => Ok(()),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct GatedFile {
+    file: Box<dyn storage::File>,
+    gate: Arc<Gate>,
+}
+
+impl storage::File for GatedFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.file.read_at(buffer, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        self.file.write_at(bytes, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.gate.pass()?;
+        self.file.sync_data()
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        self.file.length()
+    }
+}
+
+impl GatedDisk {
+    fn gated(&self, file: Box<dyn storage::File>) -> Box<dyn storage::File> {
+        Box::new(GatedFile { file, gate: Arc::clone(&self.gate) })
+    }
+}
+
+impl Storage for GatedDisk {
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.disk.create_dir(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<storage::Entry>> {
+        self.disk.list(dir)
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Box<dyn storage::File>> {
+        Ok(self.gated(self.disk.create(path)?))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Box<dyn storage::File>> {
+        Ok(self.gated(self.disk.open(path)?))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.disk.sync_dir(dir)
+    }
+
+    fn free_space(&self, dir: &Path) -> io::Result<u64> {
+        self.disk.free_space(dir)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn storage::Lock>> {
+        self.disk.lock(path)
+    }
+}
+
+/// A bench whose gate is shut, with one callback that the journal's writer has in hand; its sender waits.
+fn held_up(change: impl FnOnce(&mut journal::Config)) -> (Bench, Arc<Gate>, Client) {
+    let disk = GatedDisk::default();
+    let gate = Arc::clone(&disk.gate);
+    let bench = Bench::on(Arc::new(disk), |_, settings| change(settings));
+    // What the keeper has to do at first is done when both spares are there: only the writer syncs segments then.
+    eventually("the journal has its spares", || bench.metrics.journal.spares.get() == 2);
+    bench.client().goes_on();
+    gate.set(Passage::Shut);
+    let mut client = bench.client();
+    let written = bench.metrics.journal.appended_records.get();
+    client.send(post(OPEN, "{}"));
+    eventually("the writer has it", || bench.metrics.journal.appended_records.get() > written || gate.held.load(Ordering::Relaxed) > 0);
+    (bench, gate, client)
+}
+
+#[test]
+fn nobody_is_answered_before_the_sync() {
+    let (bench, gate, mut first) = held_up(|_| {});
+    let mut others: Vec<_> = (0..5).map(|_| bench.client()).collect();
+    for client in &mut others {
+        client.send(post(OPEN, "{}"));
+    }
+    first.stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let early = first.stream.read(&mut [0; 1]);
+    assert!(matches!(&early, Err(error) if error.kind() == ErrorKind::WouldBlock), "{early:?}");
+    first.stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    assert_eq!(bench.metrics.journal.durable_records.get(), 1);
+    gate.set(Passage::Open);
+    first.answer().is_success();
+    for client in &mut others {
+        client.answer().is_success();
+    }
+    assert_eq!(bench.kept().len(), 7);
+}
+
+#[test]
+fn a_callback_that_is_not_taken_in_time_is_refused_and_not_kept() {
+    let (bench, gate, mut first) = held_up(|settings| settings.answer_max = Duration::from_millis(200));
+    let mut second = bench.client();
+    second.send(post(OPEN, "late"));
+    second.answer().is(Refusal::NotTaken);
+    gate.set(Passage::Open);
+    first.answer().is_success();
+    second.goes_on();
+    assert_eq!(bench.refused("not_taken"), 1);
+    assert!(bench.kept().iter().all(|callback| callback.body != "late"));
+}
+
+#[test]
+fn too_many_that_wait_are_refused() {
+    let (bench, gate, mut first) = held_up(|settings| settings.waiting_records_max = 1);
+    let mut clients: Vec<_> = (0..3).map(|_| bench.client()).collect();
+    for client in &mut clients {
+        client.send(post(OPEN, "{}"));
+    }
+    eventually("two are refused", || bench.refused("too_many_waiting") == 2);
+    gate.set(Passage::Open);
+    first.answer().is_success();
+    let mut statuses: Vec<_> = clients.iter_mut().map(|client| client.answer().status).collect();
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 503, 503]);
+    clients.iter_mut().for_each(Client::goes_on);
+}
+
+#[test]
+fn after_a_failed_sync_nobody_is_answered_with_success() {
+    let (bench, gate, mut first) = held_up(|_| {});
+    gate.set(Passage::Broken);
+    first.answer().is(Refusal::JournalFailed);
+    for refusal in [Refusal::AppUnknown, Refusal::JournalFailed] {
+        let query = if refusal == Refusal::AppUnknown { "SdkAppid=11" } else { OPEN };
+        first.send(post(query, "{}"));
+        first.answer().is(refusal);
+    }
+    assert_eq!(bench.refused("journal_failed"), 2);
+    assert_eq!(bench.metrics.journal.durable_records.get(), 1);
+    // The ingress goes on: it is for `app` to end the process.
+    assert_eq!(bench.stop(Duration::from_secs(20)), Stopped::Clean);
+}
+
+#[test]
+fn a_full_journal_refuses_until_there_is_room() {
+    let bench = Bench::on(Arc::new(Disk), |config, settings| {
+        config.topics.discard.extend(["A.b".to_owned()]);
+        settings.segment_size = 1 << 20;
+        settings.size_max = 4 << 20;
+        settings.room_retry_interval = Duration::from_millis(20);
+    });
+    let body = "x".repeat(200_000);
+    let mut client = bench.client();
+    let mut accepted = 0;
+    loop {
+        client.send(post(OPEN, &body));
+        let answer = client.answer();
+        if answer.status != 200 {
+            answer.is(Refusal::JournalFull);
+            break;
+        }
+        accepted += 1;
+        assert!(accepted < 100);
+    }
+    assert!(accepted > 5, "{accepted}");
+    // Decided from the head now; refusals that come earlier in the order still do.
+    client.send(post(OPEN, "{}"));
+    client.answer().is(Refusal::JournalFull);
+    client.send(post("SdkAppid=11", "{}"));
+    client.answer().is(Refusal::AppUnknown);
+    client.send(post("SdkAppid=10&CallbackCommand=A.b", "{}"));
+    client.answer().is_success();
+    assert_eq!(bench.kept().len(), accepted);
+    let scanned = bench.journal.durable_end();
+    bench.journal.set_positions(Positions { scanned, behind: Vec::new(), completed_beyond: 0, sent_bound: scanned });
+    eventually("there is room", || matches!(bench.journal.state(), State::Open));
+    client.goes_on();
 }
 
 #[test]
@@ -501,6 +733,9 @@ fn a_body_may_be_as_large_as_the_limit_and_come_in_any_pieces() {
     assert_eq!(kept, [limit.as_bytes(), limit.as_bytes(), b"{\"a\":1}", b"", b"{\"b\":2}"]);
     client.send(chunked(OPEN, &[&limit, "z"]));
     client.answer().is(Refusal::BodyTooLarge);
+    // The command is kept twice, so that both at their largest are more than the journal takes.
+    bench.ask(post(&format!("{OPEN}&CallbackCommand={}", "c".repeat(14_000)), &limit)).is_success();
+    bench.ask(post(&format!("{OPEN}&CallbackCommand={}", "c".repeat(30_000)), &limit)).is(Refusal::BodyTooLarge);
 }
 
 #[test]
@@ -928,7 +1163,7 @@ fn a_panic_of_an_event_loop_surfaces() {
     config.journal.dir = folder.path().join("journal");
     config.journal.free_space_min = Size::from_bytes(0);
     let metrics = Metrics::new(&Labels { refusals: Refusal::REASONS, ..Labels::default() }).unwrap();
-    let settings = journal::Config::new(&config.journal, 5 << 20);
+    let settings = journal::Config::new(&config.journal, ingress::record_max(&config.http));
     let journal = journal::open(settings, Arc::new(Disk), metrics.journal.clone(), Clock::system()).unwrap().journal;
     let ingress = Ingress::bind(&config, Strangers::Refused)
         .unwrap()
