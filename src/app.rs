@@ -26,9 +26,6 @@ use crate::kafka::{self, Connection};
 use crate::metrics::{Labels, Metrics};
 use crate::routing::Routing;
 
-/// What a record needs beside header and body: times, lengths, framing.
-const RECORD_OVERHEAD_BYTES: u64 = 4 * 1024;
-
 /// After a failed write or sync the process has this long to end by itself.
 const FAILURE_GRACE: Duration = Duration::from_millis(900);
 
@@ -101,16 +98,19 @@ impl Error {
     #[must_use]
     pub fn remedy(&self) -> Remedy {
         match self {
-            Self::Ingress(ingress::Error::Tokens(_)) => Remedy::Configuration,
-            Self::Ingress(ingress::Error::Listen { .. } | ingress::Error::Thread(_)) | Self::Admin(_) | Self::System(_) => Remedy::Io,
+            Self::Ingress(ingress::Error::Tokens(_)) | Self::Forwarder(forwarder::Error::Record { .. }) => Remedy::Configuration,
             Self::Kafka(error) if error.is_configuration() => Remedy::Configuration,
             Self::Journal(error) => match error.class() {
                 journal::Class::Configuration => Remedy::Configuration,
                 journal::Class::Io => Remedy::Io,
                 journal::Class::Internal => Remedy::Internal,
             },
-            Self::Forwarder(forwarder::Error::Journal(_) | forwarder::Error::Oversized { .. } | forwarder::Error::Thread(_)) => Remedy::Io,
-            Self::Forwarder(forwarder::Error::Record { .. }) => Remedy::Configuration,
+            Self::Ingress(_)
+            | Self::Admin(_)
+            | Self::System(_)
+            | Self::Forwarder(forwarder::Error::Journal(_) | forwarder::Error::Oversized { .. } | forwarder::Error::Thread(_)) => {
+                Remedy::Io
+            }
             Self::Kafka(_) | Self::IngressEnded(_) | Self::Metrics(_) | Self::Forwarder(_) => Remedy::Internal,
         }
     }
@@ -213,8 +213,7 @@ fn metrics(routing: &Routing) -> Result<Metrics, Error> {
 }
 
 async fn open_journal(config: &Config, metrics: &Metrics) -> Result<journal::Opened, Error> {
-    let record_max = config.http.header_max.bytes() + config.http.body_max.bytes() + RECORD_OVERHEAD_BYTES;
-    let settings = journal::Config::new(&config.journal, usize::try_from(record_max).unwrap_or(usize::MAX));
+    let settings = journal::Config::new(&config.journal, ingress::record_max(&config.http));
     let metrics = metrics.journal.clone();
     // Recovery may read for seconds; meanwhile a signal still ends the process.
     let opened = tokio::task::spawn_blocking(move || journal::open(settings, Arc::new(Disk), metrics, Clock::system()));
@@ -358,12 +357,12 @@ impl Bridge {
 
         let handle = forwarding.handle();
         handle.drain();
-        let ended = match tokio::time::timeout(shutdown.drain_max.get(), forwarding.ended()).await {
-            Ok(ended) => ended,
-            Err(_) => {
-                handle.finish();
-                forwarding.ended().await
-            }
+        let in_time = tokio::time::timeout(shutdown.drain_max.get(), forwarding.ended()).await;
+        let ended = if let Ok(ended) = in_time {
+            ended
+        } else {
+            handle.finish();
+            forwarding.ended().await
         };
         ended.map_err(Error::Forwarder)?;
         if handle.is_drained() {
@@ -423,11 +422,13 @@ impl Conditions {
             Connection::Starting => informing("kafka brokers", false, "not reached yet"),
             Connection::Lost => informing("kafka brokers", false, "none can be reached; callbacks wait in the journal"),
         });
-        conditions.push(match (kafka.authentication, kafka.fatal) {
-            (Some(reason), _) => informing("kafka authentication", false, reason),
-            (None, Some(reason)) => informing("kafka authentication", false, reason),
-            (None, None) => informing("kafka authentication", true, "no refusal"),
+        conditions.push(match kafka.authentication {
+            Some(reason) => informing("kafka authentication", false, reason),
+            None => informing("kafka authentication", true, "no refusal"),
         });
+        if let Some(reason) = kafka.fatal {
+            conditions.push(informing("kafka producer", false, reason));
+        }
         for (topic, cause) in parts.forwarder.parked() {
             conditions.push(informing(format!("topic {topic}"), false, format!("parked: {}", cause.as_str())));
         }

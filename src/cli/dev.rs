@@ -74,7 +74,7 @@ impl Dev {
         let prints = thread::Builder::new().name("printer".to_owned()).spawn(move || {
             while !for_printer.load(Ordering::Acquire) {
                 if let Some(published) = tail.next(PRINTER_TICK)
-                    && !printer.print(&printer.event(&published))
+                    && !print_line(&printer.event(&published))
                 {
                     return;
                 }
@@ -82,7 +82,7 @@ impl Dev {
         });
         let prints = prints.map_err(io)?;
         let result = serve::run(config, Purpose::Trial, |addresses| {
-            printer.print(&printer.welcome(addresses, cluster.bootstrap_servers()));
+            print_line(&printer.welcome(addresses, cluster.bootstrap_servers()));
         });
         ended.store(true, Ordering::Release);
         drop(prints.join());
@@ -98,7 +98,7 @@ impl Dev {
         config.journal.segment_size = Size::from_bytes(segment);
         config.journal.size_max = Size::from_bytes(segment.saturating_mul(SEGMENTS));
         config.journal.free_space_min = Size::from_bytes(0);
-        config.kafka.bootstrap_servers = bootstrap_servers.to_owned();
+        bootstrap_servers.clone_into(&mut config.kafka.bootstrap_servers);
         config.kafka.properties.clear();
         config.kafka.secret_files.clear();
         config.topics.create = false;
@@ -119,12 +119,6 @@ struct Printer {
 }
 
 impl Printer {
-    /// Tells whether somebody still reads.
-    fn print(self, line: &str) -> bool {
-        let mut out = io::stdout().lock();
-        writeln!(out, "{line}").and_then(|()| out.flush()).is_ok()
-    }
-
     fn welcome(self, addresses: Addresses, bootstrap_servers: &str) -> String {
         let Addresses { public, admin } = addresses;
         let body = r#"{"CallbackCommand":"Group.CallbackAfterGroupFull","GroupId":"@TGS#2J4SZEAEL","EventTime":"1670574414123"}"#;
@@ -183,6 +177,12 @@ impl Printer {
     fn reset(self) -> &'static str {
         if self.coloured { "\u{1b}[0m" } else { "" }
     }
+}
+
+/// Tells whether somebody still reads.
+fn print_line(line: &str) -> bool {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}").and_then(|()| out.flush()).is_ok()
 }
 
 /// The event's `data` where the value is a structured event, else the whole value.

@@ -197,7 +197,8 @@ impl Errand {
                 (Some(_), true) => lookup_at.min(limits_at).min(files_at),
                 (Some(_), false) => limits_at.min(files_at),
             };
-            if !state.stop && !(state.limits_asked && state.producer.is_some()) && now < next {
+            let asked = state.limits_asked && state.producer.is_some();
+            if !state.stop && !asked && now < next {
                 state = self.shared.asked.wait_timeout(state, next - now).unwrap_or_else(PoisonError::into_inner).0;
             }
             if state.stop {

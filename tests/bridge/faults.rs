@@ -259,11 +259,11 @@ fn kafka_standing_still_or_dying_holds_nothing_up_but_the_events() {
     let site = Site::new(&kafka.bootstrap_servers(), &prefix, "");
     site.make_topics();
     let bridge = site.start();
-    let mut sent = 0;
+    let mut next = 0;
     let mut send = |bridge: &Bridge, count: u64| {
         for _ in 0..count {
-            bridge.accept(EXIT, &exit("one", &sent.to_string()));
-            sent += 1;
+            bridge.accept(EXIT, &exit("one", &next.to_string()));
+            next += 1;
         }
     };
     send(&bridge, 20);

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use super::eventually;
 
 /// Every wait on the bridge is over by then.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The app that the tests' callbacks come for.
 pub(crate) const APP: &str = "1400000000";
@@ -216,13 +216,9 @@ impl Drop for Bridge {
 
 /// A value of that name at any depth of a log line.
 fn find(line: &serde_json::Value, name: &str) -> Option<String> {
-    match line {
-        serde_json::Value::Object(fields) => fields
-            .get(name)
-            .and_then(|value| value.as_str().map(str::to_owned))
-            .or_else(|| fields.values().find_map(|value| find(value, name))),
-        _ => None,
-    }
+    let fields = line.as_object()?;
+    let own = fields.get(name).and_then(serde_json::Value::as_str).map(str::to_owned);
+    own.or_else(|| fields.values().find_map(|value| find(value, name)))
 }
 
 /// An HTTP answer.
