@@ -74,11 +74,7 @@ pub(super) fn rewrite(segment: &Arc<Segment>, survey: &Survey, rest: Rest) -> Re
     segment.sync()?;
     // What was written must be what was examined: pages may have been read from the disk anew in between.
     let again = walk(segment)?;
-    if again.end == survey.end && again.damages == survey.corrupt {
-        Ok(())
-    } else {
-        Err(Error::Unstable { path: segment.path.clone() })
-    }
+    if again.end == survey.end && again.damages == survey.corrupt { Ok(()) } else { Err(Error::Unstable { path: segment.path.clone() }) }
 }
 
 fn walk(segment: &Arc<Segment>) -> Result<Walked, Error> {
@@ -104,11 +100,8 @@ fn decide(walked: Walked, durable_end: Lsn) -> Survey {
     let behind = last_frame.map_or(0, |frame| frame.offset);
     let tail_at = damages.iter().position(|damage| damage.from > behind && damage.first >= durable_end);
     let Some(tail) = tail_at.map(|index| damages.split_off(index)) else {
-        let torn = (resembles_frame && end >= durable_end).then(|| TornTail {
-            kept_records: 0,
-            cut_records: 0,
-            cut_bytes: to_u64(frame::HEADER),
-        });
+        let torn =
+            (resembles_frame && end >= durable_end).then(|| TornTail { kept_records: 0, cut_records: 0, cut_bytes: to_u64(frame::HEADER) });
         return Survey { end, cut: offset, corrupt: damages, torn, repair: None };
     };
     let (kept_end, cut, repair) = cut(&tail, last_frame, end, offset);

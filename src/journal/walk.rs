@@ -51,7 +51,10 @@ impl Damage {
 /// What comes next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    Record { lsn: Lsn, record: Bytes },
+    Record {
+        lsn: Lsn,
+        record: Bytes,
+    },
     Damage(Damage),
     /// Nothing more of this use of the segment within the bounds.
     End,

@@ -120,13 +120,8 @@ impl Writer {
     /// Makes a segment of a spare. Its header is durable before the file bears the segment's name, and the name is durable before the first frame.
     fn begin(&self, spare: Spare) -> Result<Segment, Error> {
         let shared = &self.shared;
-        let header = Header {
-            journal: shared.identity,
-            number: self.number,
-            first: self.next,
-            salt: random_salt(),
-            created: shared.clock.now(),
-        };
+        let header =
+            Header { journal: shared.identity, number: self.number, first: self.next, salt: random_salt(), created: shared.clock.now() };
         write_all_at(spare.file.as_ref(), &header.encode(), 0).context("write to", &spare.path)?;
         spare.file.sync_data().context("sync", &spare.path)?;
         let dir = &shared.config.dir;
