@@ -130,12 +130,12 @@ mod tests {
             prop_assert_eq!(bytes.len(), bytes.capacity(), "one allocation, of exactly the frame's size");
             prop_assert_eq!(parse(&bytes, salt), Some(header));
             prop_assert_eq!(header.size(), to_u64(bytes.len()));
-            prop_assert_eq!(header.end(), Lsn::new(first + payloads.len() as u64));
+            prop_assert_eq!(header.end(), Lsn::new(first + to_u64(payloads.len())));
             prop_assert_eq!(parse(&bytes, Salt(12)), None);
             let mut at = HEADER;
             for (index, payload) in payloads.iter().enumerate() {
                 let found = record::parse(&bytes[at..], salt).expect("a record");
-                prop_assert_eq!(found.lsn, Lsn::new(first + index as u64));
+                prop_assert_eq!(found.lsn, Lsn::new(first + to_u64(index)));
                 let start = at + record::HEADER;
                 prop_assert!(found.holds(salt, &bytes[start..start + payload.len()]));
                 at += found.size();

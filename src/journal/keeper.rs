@@ -108,23 +108,23 @@ impl Keeper {
 
     /// When there is something to do without being asked.
     fn next_turn(&self) -> Option<Instant> {
-        let config = &self.shared.config;
+        let (config, now) = (&self.shared.config, Instant::now());
         if self.preparing.is_some() || self.can_free() {
-            return Some(Instant::now());
+            return Some(now);
         }
-        let write = self.shared.bell.has_advanced().then(|| due(self.written_at, config.checkpoint_write_interval));
-        let sync = self.unsynced.then(|| due(self.synced_at, config.checkpoint_sync_interval));
-        let prepare = self.wants_spare().then(|| self.retry_at.unwrap_or_else(Instant::now));
+        let write = self.shared.bell.has_advanced().then(|| due(self.written_at, config.checkpoint_write_interval, now));
+        let sync = self.unsynced.then(|| due(self.synced_at, config.checkpoint_sync_interval, now));
+        let prepare = self.wants_spare().then(|| self.retry_at.unwrap_or(now));
         [write, sync, prepare].into_iter().flatten().min()
     }
 
     fn turn(&mut self) -> Result<(), Error> {
         let now = Instant::now();
         let (write, sync) = (self.shared.config.checkpoint_write_interval, self.shared.config.checkpoint_sync_interval);
-        if self.shared.bell.has_advanced() && due(self.written_at, write) <= now {
+        if self.shared.bell.has_advanced() && due(self.written_at, write, now) <= now {
             self.write(CleanStop::No)?;
         }
-        if self.unsynced && (due(self.synced_at, sync) <= now || self.can_free()) {
+        if self.unsynced && (due(self.synced_at, sync, now) <= now || self.can_free()) {
             self.sync()?;
         }
         self.free()?;
@@ -183,12 +183,13 @@ impl Keeper {
         files.segments.get(1).is_some_and(|second| second.header.first <= self.written_lowest)
     }
 
-    /// Frees what lies below the synced positions.
+    /// Frees what lies below the synced positions. One freed segment more than the spares that are wanted is kept: so under steady load each segment that
+    /// is begun was freed before, and none is zeroed.
     fn free(&mut self) -> Result<(), Error> {
         while let Some(segment) = self.shared.take_segment_below(self.synced_lowest) {
             // A reader that still holds the file must not see another use of it.
             match Arc::try_unwrap(segment) {
-                Ok(segment) if segment.length == self.shared.config.segment_length() && self.spares() < self.shared.config.spares => {
+                Ok(segment) if segment.length == self.shared.config.segment_length() && self.spares() <= self.shared.config.spares => {
                     self.recycle(segment)?;
                 }
                 Ok(segment) => self.remove(&segment.path)?,
@@ -309,8 +310,9 @@ enum CleanStop {
     No,
 }
 
-fn due(last: Option<Instant>, interval: Duration) -> Instant {
-    last.map_or_else(Instant::now, |last| last + interval)
+/// When something is to be done again; at once, where it never was.
+fn due(last: Option<Instant>, interval: Duration, now: Instant) -> Instant {
+    last.map_or(now, |last| last + interval)
 }
 
 impl Drop for Keeper {

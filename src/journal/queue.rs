@@ -214,12 +214,20 @@ struct Inner {
     refusal: Option<AppendError>,
     /// Nothing comes after what waits.
     closing: bool,
-    writer_waits: bool,
-    /// The writer has a batch in hand.
-    busy: bool,
-    /// The writer waits for a segment, so that a batch that waits is no reason to pause its preparation.
-    starved: bool,
+    writer: Activity,
     keeper_waits: bool,
+}
+
+/// What the writer is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Activity {
+    /// On its way to the next batch.
+    #[default]
+    Between,
+    WaitsForRecords,
+    HasBatch,
+    /// It waits for a segment, so that a batch that waits is no reason to pause the preparation of one.
+    WaitsForSegment,
 }
 
 impl Queue {
@@ -254,7 +262,10 @@ impl Queue {
         }
         inner.bytes += waiting.record.len();
         inner.waiting.push_back(waiting);
-        let wake = std::mem::take(&mut inner.writer_waits);
+        let wake = inner.writer == Activity::WaitsForRecords;
+        if wake {
+            inner.writer = Activity::Between;
+        }
         drop(inner);
         if wake {
             self.filled.notify_one();
@@ -265,7 +276,7 @@ impl Queue {
     /// Waits for records and moves a batch of them into `batch`: as many as its limits and `room` allow, and at least one.
     pub(super) fn take(&self, room: usize, batch: &mut Vec<Waiting>) -> Take {
         let mut inner = lock(&self.inner);
-        inner.busy = false;
+        inner.writer = Activity::Between;
         if std::mem::take(&mut inner.keeper_waits) {
             self.quiet.notify_all();
         }
@@ -277,13 +288,13 @@ impl Queue {
                     return Take::NoRoom;
                 }
                 self.fill(&mut inner, room - frame::HEADER, batch);
-                inner.busy = true;
+                inner.writer = Activity::HasBatch;
                 return Take::Batch;
             }
             if inner.closing {
                 return Take::Ended;
             }
-            inner.writer_waits = true;
+            inner.writer = Activity::WaitsForRecords;
             inner = wait(&self.filled, inner);
         }
     }
@@ -304,20 +315,17 @@ impl Queue {
         }
     }
 
-    /// Says whether the writer waits for a segment.
-    pub(super) fn set_starved(&self, starved: Starved) {
-        let mut inner = lock(&self.inner);
-        inner.starved = starved == Starved::Yes;
-        if inner.starved {
-            self.quiet.notify_all();
-        }
+    /// Says that the writer begins, or ends, to wait for a segment.
+    pub(super) fn set_activity(&self, activity: Activity) {
+        lock(&self.inner).writer = activity;
+        self.quiet.notify_all();
     }
 
     /// Returns at once where no batch is in hand or waits, or where the writer waits for a segment; else when the batch in hand is done, or after `most`.
     pub(super) fn wait_for_quiet(&self, most: Duration) {
         let until = Instant::now() + most;
         let mut inner = lock(&self.inner);
-        while (inner.busy || !inner.waiting.is_empty()) && !inner.starved {
+        while inner.is_busy() {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
@@ -421,6 +429,15 @@ impl Inner {
         matches!(self.refusal, Some(AppendError::Failed | AppendError::Closed))
     }
 
+    /// Whether a batch is in hand or waits, and could go on.
+    fn is_busy(&self) -> bool {
+        match self.writer {
+            Activity::HasBatch => true,
+            Activity::WaitsForSegment => false,
+            Activity::Between | Activity::WaitsForRecords => !self.waiting.is_empty(),
+        }
+    }
+
     /// Drops what no longer waits, at the front.
     fn drop_settled(&mut self) {
         while self.waiting.front().is_some_and(|front| front.slot.stage() != Stage::Waiting) {
@@ -433,13 +450,6 @@ impl Inner {
             self.bytes = self.bytes.saturating_sub(front.record.len());
         }
     }
-}
-
-/// Whether the writer waits for a segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Starved {
-    Yes,
-    No,
 }
 
 /// The two halves of one event loop's access.

@@ -72,17 +72,16 @@ impl Reader {
         while self.next < self.shared.durable.end() {
             let item = match &mut self.source {
                 Source::Unknown => self.locate()?,
-                Source::Memory { frame, at } => match frame.record(*at) {
-                    Some((lsn, record, next)) => {
+                Source::Memory { frame, at } => {
+                    if let Some((lsn, record, next)) = frame.record(*at) {
                         *at = next;
                         (lsn == self.next).then_some(Item::Record { lsn, record })
-                    }
-                    None => {
+                    } else {
                         self.left = Some((frame.segment, frame.end_offset, frame.end));
                         self.source = Source::Unknown;
                         None
                     }
-                },
+                }
                 Source::Segment { .. } => self.read_segment()?,
             };
             if let Some(item) = item {

@@ -80,7 +80,7 @@ pub(super) struct Recovered {
     pub(super) checkpoint: Option<Checkpoint>,
     pub(super) content: Content,
     pub(super) segments: VecDeque<Arc<Segment>>,
-    pub(super) spares: Vec<Spare>,
+    pub(super) spares: VecDeque<Spare>,
     pub(super) set_aside_bytes: u64,
     pub(super) next_segment: u64,
     pub(super) next_spare: u64,
@@ -107,10 +107,10 @@ pub(super) fn recover(config: &Config, storage: &Arc<dyn Storage>, metrics: &met
     let dir = config.dir.as_path();
     make_dir(storage.as_ref(), dir)?;
     let lock_path = dir.join(LOCK);
-    let lock = storage.lock(&lock_path).map_err(|source| match source.kind() {
-        io::ErrorKind::WouldBlock => Error::Locked { path: lock_path.clone() },
-        _ => Error::Io { operation: "lock", path: lock_path.clone(), source },
-    })?;
+    let lock = match storage.lock(&lock_path) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(Error::Locked { path: lock_path }),
+        other => other.context("lock", &lock_path)?,
+    };
     let seen = look(storage.as_ref(), dir)?;
     Mending::new(config, storage, metrics, seen)?.mend(lock)
 }
@@ -200,7 +200,7 @@ struct Mending<'a> {
     checkpoint: Option<Checkpoint>,
     content: Content,
     report: RecoveryReport,
-    spares: Vec<Spare>,
+    spares: VecDeque<Spare>,
     set_aside_bytes: u64,
     next_segment: u64,
     next_spare: u64,
@@ -249,7 +249,7 @@ impl<'a> Mending<'a> {
             checkpoint,
             content,
             report,
-            spares: Vec::new(),
+            spares: VecDeque::new(),
             set_aside_bytes: holdings.bytes,
             next_segment: highest + 1,
             next_spare,
@@ -281,9 +281,9 @@ impl<'a> Mending<'a> {
         }
         for &(number, length) in spares {
             let path = Spare::path(dir, number);
-            if length == self.config.segment_length() && self.spares.len() < self.config.spares {
+            if length == self.config.segment_length() && self.spares.len() <= self.config.spares {
                 let file = self.storage.open(&path).context("open", &path)?;
-                self.spares.push(Spare { path, length, file });
+                self.spares.push_back(Spare { path, length, file });
             } else {
                 self.storage.remove(&path).context("remove", &path)?;
             }
@@ -359,7 +359,7 @@ impl<'a> Mending<'a> {
         let lost_end = claimed > known || self.end_unknown;
         let end = known.max(claimed);
         if lost_end {
-            if let (Some(last), Some(survey)) = (self.segments.back().cloned(), survey) {
+            if let (Some(last), Some(survey), false) = (self.segments.back().cloned(), survey, self.end_unknown) {
                 // Where frames should be that are not there, something else is.
                 self.keep(&last, survey.cut, last.length)?;
             }

@@ -3,7 +3,7 @@
 //! A piece's name is made of the segment's number and the offset, so that a second look at the same damage does not add another.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::error::{Context, Error};
 use super::number::{to_u64, to_usize};
@@ -104,7 +104,7 @@ fn copy(storage: &dyn Storage, folder: &Path, name: &str, segment: &Segment, (fr
     Ok(Kept::New { name: name.to_owned(), bytes: end.saturating_sub(from) })
 }
 
-fn write_copy(storage: &dyn Storage, partial: &PathBuf, segment: &Segment, (from, end): (u64, u64)) -> Result<(), Error> {
+fn write_copy(storage: &dyn Storage, partial: &Path, segment: &Segment, (from, end): (u64, u64)) -> Result<(), Error> {
     let file = storage.create(partial).context("create", partial)?;
     let mut at = from;
     while at < end {

@@ -16,7 +16,7 @@ use super::config::Config;
 use super::error::Error;
 use super::lsn::Lsn;
 use super::number::to_usize;
-use super::queue::{AppendError, Queue, Starved};
+use super::queue::{Activity, AppendError, Queue};
 use super::segment::{Segment, Spare};
 use super::set_aside::{self, Kept};
 use super::storage::Storage;
@@ -139,7 +139,8 @@ impl Shared {
             if files.stopped {
                 return None;
             }
-            if let Some(spare) = files.spares.pop() {
+            if let Some(spare) = files.spares.pop_front() {
+                files.taken_bytes = spare.length;
                 self.show(&files);
                 drop(files);
                 self.bell.ring();
@@ -153,17 +154,18 @@ impl Shared {
                 }
                 return None;
             }
-            self.queue.set_starved(Starved::Yes);
+            self.queue.set_activity(Activity::WaitsForSegment);
             files = wait(&self.files.room, files);
-            self.queue.set_starved(Starved::No);
+            self.queue.set_activity(Activity::Between);
         }
     }
 
-    /// Only while the files are locked, so that a spare that arrives meanwhile is not missed.
+    /// Only while the files are locked, so that a spare that arrives meanwhile is not missed. The state tells it before the first append does.
     fn enter_full(&self, reason: FullReason) -> bool {
-        self.queue.refuse_all(AppendError::Full);
+        let changed = self.status.change(&State::Open, State::Full(reason));
         self.metrics.full.set(1);
-        self.status.change(&State::Open, State::Full(reason))
+        self.queue.refuse_all(AppendError::Full);
+        changed
     }
 
     /// No spare can be prepared for now.
@@ -186,7 +188,7 @@ impl Shared {
     /// Adds a prepared file. Where the journal was full, it no longer is.
     pub(super) fn add_spare(&self, spare: Spare) {
         let mut files = lock(&self.files.inner);
-        files.spares.push(spare);
+        files.spares.push_back(spare);
         files.blocked = None;
         self.show(&files);
         self.queue.admit();
@@ -203,6 +205,7 @@ impl Shared {
     pub(super) fn add_segment(&self, segment: Arc<Segment>) {
         let mut files = lock(&self.files.inner);
         files.segments.push_back(segment);
+        files.taken_bytes = 0;
         self.show(&files);
     }
 
@@ -275,23 +278,26 @@ pub(super) struct Files {
 pub(super) struct FilesInner {
     /// Oldest first; the last one is written to.
     pub(super) segments: VecDeque<Arc<Segment>>,
-    pub(super) spares: Vec<Spare>,
+    /// In the order of their making; the oldest is used first.
+    pub(super) spares: VecDeque<Spare>,
     pub(super) set_aside_bytes: u64,
+    /// Of the spare that the writer is making a segment of.
+    taken_bytes: u64,
     /// Why no spare can be prepared.
     pub(super) blocked: Option<FullReason>,
     stopped: bool,
 }
 
 impl FilesInner {
-    pub(super) fn new(segments: VecDeque<Arc<Segment>>, spares: Vec<Spare>, set_aside_bytes: u64) -> Self {
-        Self { segments, spares, set_aside_bytes, blocked: None, stopped: false }
+    pub(super) fn new(segments: VecDeque<Arc<Segment>>, spares: VecDeque<Spare>, set_aside_bytes: u64) -> Self {
+        Self { segments, spares, set_aside_bytes, taken_bytes: 0, blocked: None, stopped: false }
     }
 
     /// Bytes of all of them.
     pub(super) fn size(&self) -> u64 {
         let segments: u64 = self.segments.iter().map(|segment| segment.length).sum();
         let spares: u64 = self.spares.iter().map(|spare| spare.length).sum();
-        segments.saturating_add(spares).saturating_add(self.set_aside_bytes)
+        segments.saturating_add(spares).saturating_add(self.set_aside_bytes).saturating_add(self.taken_bytes)
     }
 }
 

@@ -1,13 +1,15 @@
 //! Appends, and reading them back.
 
+use std::future::Future;
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use super::bed::{Bed, append, corrupt, metrics, payload, payloads, read_all, records, small, wait_until, with_lane};
+use super::bed::{Bed, FIRST_SEGMENT, append, corrupt, metrics, payload, payloads, read_all, records, small, wait_until, with_lane};
 use crate::journal::storage::Disk;
 use crate::journal::storage::memory::Operation;
 use crate::journal::{AppendError, Class, Config, Error, Lsn, Positions, Start, State, open};
@@ -77,9 +79,8 @@ fn a_reader_that_falls_behind_the_memory_goes_on_from_the_disk_and_catches_up() 
 #[test]
 fn what_arrives_during_a_sync_makes_one_batch() {
     let bed = Bed::new();
-    let journal = bed.open().journal;
-    append(&journal, &payloads(1, 10));
-    bed.memory.hold_syncs("spare");
+    let journal = bed.open_used();
+    bed.memory.hold_syncs(FIRST_SEGMENT);
     let lsns = with_lane(&journal, async |appender| {
         let mut tasks = JoinSet::new();
         for index in 0..50 {
@@ -105,10 +106,10 @@ fn a_batch_ends_at_its_limits() {
     let mut bed = Bed::new();
     bed.config.batch_records_max = 8;
     bed.config.batch_bytes_max = 1000;
-    let journal = bed.open().journal;
+    let journal = bed.open_used();
     for (size, count, batches) in [(10, 16, 2), (300, 9, 3), (5000, 2, 2)] {
         let before = bed.metrics.journal.batch_records.get_sample_count();
-        bed.memory.hold_syncs("spare");
+        bed.memory.hold_syncs(FIRST_SEGMENT);
         with_lane(&journal, async |appender| {
             let first = {
                 let appender = appender.clone();
@@ -123,7 +124,7 @@ fn a_batch_ends_at_its_limits() {
             }
             tokio::task::yield_now().await;
             bed.memory.release_syncs();
-            tasks.join_all().await.into_iter().for_each(|lsn| drop(lsn.unwrap()));
+            assert!(tasks.join_all().await.iter().all(Result::is_ok));
             first.await.unwrap().unwrap();
         });
         assert_eq!(bed.metrics.journal.batch_records.get_sample_count() - before, 1 + batches, "{count} records of {size}");
@@ -134,8 +135,8 @@ fn a_batch_ends_at_its_limits() {
 fn what_the_writer_has_not_taken_is_withdrawn_when_dropped_or_too_late() {
     let mut bed = Bed::new();
     bed.config.answer_max = Duration::from_millis(20);
-    let journal = bed.open().journal;
-    bed.memory.hold_syncs("spare");
+    let journal = bed.open_used();
+    bed.memory.hold_syncs(FIRST_SEGMENT);
     with_lane(&journal, async |appender| {
         let taken = {
             let appender = appender.clone();
@@ -152,17 +153,17 @@ fn what_the_writer_has_not_taken_is_withdrawn_when_dropped_or_too_late() {
         assert!(dropped.await.unwrap_err().is_cancelled());
         assert_eq!(appender.append(b"late".to_vec()).await, Err(AppendError::NotTakenInTime));
         bed.memory.release_syncs();
-        assert_eq!(taken.await.unwrap(), Ok(Lsn::new(1)), "what was taken is answered, however late");
-        assert_eq!(appender.append(b"next".to_vec()).await, Ok(Lsn::new(2)));
+        assert_eq!(taken.await.unwrap(), Ok(Lsn::new(2)), "what was taken is answered, however late");
+        assert_eq!(appender.append(b"next".to_vec()).await, Ok(Lsn::new(3)));
     });
-    assert_eq!(read_all(&journal, Lsn::FIRST), records(1, &[b"taken".to_vec(), b"next".to_vec()]));
+    assert_eq!(read_all(&journal, Lsn::new(2)), records(2, &[b"taken".to_vec(), b"next".to_vec()]));
 }
 
 #[test]
 fn what_was_taken_becomes_durable_even_if_nobody_waits_for_it() {
     let bed = Bed::new();
-    let journal = bed.open().journal;
-    bed.memory.hold_syncs("spare");
+    let journal = bed.open_used();
+    bed.memory.hold_syncs(FIRST_SEGMENT);
     with_lane(&journal, async |appender| {
         let gone = tokio::spawn(async move { appender.append(b"gone".to_vec()).await });
         tokio::task::yield_now().await;
@@ -171,8 +172,8 @@ fn what_was_taken_becomes_durable_even_if_nobody_waits_for_it() {
         assert!(gone.await.unwrap_err().is_cancelled());
     });
     bed.memory.release_syncs();
-    wait_until("it is durable", || journal.durable_end() == Lsn::new(2));
-    assert_eq!(bed.metrics.journal.durable_records.get(), 1);
+    wait_until("it is durable", || journal.durable_end() == Lsn::new(3));
+    assert_eq!(bed.metrics.journal.durable_records.get(), 2);
 }
 
 #[test]
@@ -181,11 +182,11 @@ fn waiting_records_and_their_bytes_have_limits() {
         let mut bed = Bed::new();
         bed.config.waiting_records_max = records_max;
         bed.config.waiting_bytes_max = bytes_max;
-        let journal = bed.open().journal;
-        bed.memory.hold_syncs("spare");
+        let journal = bed.open_used();
+        bed.memory.hold_syncs(FIRST_SEGMENT);
         with_lane(&journal, async |appender| {
             let mut tasks = JoinSet::new();
-            let mut add = |tasks: &mut JoinSet<_>| {
+            let add = |tasks: &mut JoinSet<_>| {
                 let appender = appender.clone();
                 tasks.spawn(async move { appender.append(b"123456".to_vec()).await });
             };
@@ -197,7 +198,7 @@ fn waiting_records_and_their_bytes_have_limits() {
             tokio::task::yield_now().await;
             assert_eq!(appender.append(b"123456".to_vec()).await, Err(AppendError::TooManyWaiting));
             bed.memory.release_syncs();
-            tasks.join_all().await.into_iter().for_each(|lsn| drop(lsn.unwrap()));
+            assert!(tasks.join_all().await.iter().all(Result::is_ok));
             assert!(appender.append(b"123456".to_vec()).await.is_ok());
         });
     }
@@ -237,7 +238,7 @@ fn a_failed_write_or_sync_ends_the_journal_and_nothing_is_retried() {
         journal.watch(Arc::new(move || {
             counter.fetch_add(1, Ordering::SeqCst);
         }));
-        let segment = "spare";
+        let segment = FIRST_SEGMENT;
         bed.memory.fail(operation, segment, 0, 1, ErrorKind::Other);
         let error = with_lane(&journal, async |appender| {
             assert_eq!(appender.append(payload(3, 50)).await, Err(AppendError::Failed));
@@ -267,9 +268,8 @@ fn a_failed_write_or_sync_ends_the_journal_and_nothing_is_retried() {
 #[test]
 fn a_batch_that_failed_answers_everyone_who_waited() {
     let bed = Bed::new();
-    let journal = bed.open().journal;
-    append(&journal, &payloads(1, 50));
-    bed.memory.hold_syncs("spare");
+    let journal = bed.open_used();
+    bed.memory.hold_syncs(FIRST_SEGMENT);
     with_lane(&journal, async |appender| {
         let mut tasks = JoinSet::new();
         for index in 0..10 {
@@ -280,7 +280,7 @@ fn a_batch_that_failed_answers_everyone_who_waited() {
                 wait_until("the first is being synced", || bed.memory.waiting_syncs() == 1);
             }
         }
-        bed.memory.fail(Operation::Sync, "spare", 0, 1, ErrorKind::Other);
+        bed.memory.fail(Operation::Sync, FIRST_SEGMENT, 0, 1, ErrorKind::Other);
         bed.memory.release_syncs();
         assert_eq!(tasks.join_all().await, vec![Err(AppendError::Failed); 10]);
     });
@@ -302,8 +302,8 @@ fn a_checkpoint_that_fails_ends_the_journal_too() {
 #[test]
 fn closing_makes_durable_what_waits_and_lets_nothing_more_in() {
     let bed = Bed::new();
-    let journal = bed.open().journal;
-    bed.memory.hold_syncs("spare");
+    let journal = bed.open_used();
+    bed.memory.hold_syncs(FIRST_SEGMENT);
     with_lane(&journal, async |appender| {
         let mut tasks = JoinSet::new();
         for index in 0..5 {
@@ -319,19 +319,11 @@ fn closing_makes_durable_what_waits_and_lets_nothing_more_in() {
             move || journal.close()
         });
         // The journal refuses from the moment that it is being closed.
-        let mut refused = appender.append(payload(9, 1));
-        let refused = loop {
-            let polled = {
-                let pinned = std::pin::pin!(refused);
-                let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-                std::future::Future::poll(pinned, &mut context)
-            };
-            if let std::task::Poll::Ready(answer) = polled {
-                break answer;
-            }
-            refused = appender.append(payload(9, 1));
-        };
-        assert_eq!(refused, Err(AppendError::Closed));
+        wait_until("it refuses", || {
+            let refused = std::pin::pin!(appender.append(payload(9, 1)));
+            let mut context = Context::from_waker(Waker::noop());
+            refused.poll(&mut context) == Poll::Ready(Err(AppendError::Closed))
+        });
         bed.memory.release_syncs();
         assert!(tasks.join_all().await.iter().all(Result::is_ok));
         closing.join().unwrap().unwrap();
@@ -341,7 +333,7 @@ fn closing_makes_durable_what_waits_and_lets_nothing_more_in() {
     drop(journal);
     let opened = bed.open();
     assert_eq!(opened.report.start, Start::Clean);
-    assert_eq!(opened.report.end, Lsn::new(6));
+    assert_eq!(opened.report.end, Lsn::new(7));
 }
 
 #[test]
@@ -383,7 +375,8 @@ fn two_lanes_get_their_own_answers() {
 
 #[test]
 fn a_reader_below_what_is_there_is_told_so() {
-    let bed = Bed::new();
+    let mut bed = Bed::new();
+    bed.config.tail_bytes_max = 0;
     let journal = bed.open().journal;
     let all = payloads(400, 1000);
     append(&journal, &all[..200]);

@@ -12,14 +12,17 @@ use crate::journal::checkpoint::{Checkpoint, Content};
 use crate::journal::record::{self, Salt};
 use crate::journal::segment::{Header, PAGE, Segment};
 use crate::journal::storage::memory::Memory;
-use crate::journal::storage::{File, Storage, write_all_at};
+use crate::journal::storage::{Storage, write_all_at};
 use crate::journal::{AppendError, Config, Item, Journal, Lsn, Opened, Positions, frame, open};
 use crate::metrics::{Labels, Metrics};
 
 /// Every wait for a condition ends by then, in failure.
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(5);
 
 pub(super) const SEGMENT: u64 = 128 * 1024;
+
+/// What the path of the first segment's file holds: it was opened when it was the first spare.
+pub(super) const FIRST_SEGMENT: &str = "spare-00000000000000000001";
 
 /// A journal's folder in memory, and small limits.
 pub(super) struct Bed {
@@ -39,6 +42,13 @@ impl Bed {
 
     pub(super) fn open(&self) -> Opened {
         self.try_open().expect("must open")
+    }
+
+    /// Opens it and appends one record, so that the first segment is in use.
+    pub(super) fn open_used(&self) -> Journal {
+        let journal = self.open().journal;
+        assert_eq!(append(&journal, &[b"first".to_vec()]), [Ok(Lsn::FIRST)]);
+        journal
     }
 
     pub(super) fn try_open(&self) -> Result<Opened, crate::journal::Error> {
