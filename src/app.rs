@@ -161,6 +161,8 @@ pub async fn run(config: Config, purpose: Purpose, started: impl FnOnce(Addresse
         },
         journal: journal.clone(),
         positions: opened.positions,
+        start: opened.report.start,
+        end: opened.report.end,
         routing,
         kafka: settings,
         status: status.clone(),
