@@ -142,7 +142,13 @@ pub async fn run(config: Config, purpose: Purpose, started: impl FnOnce(Addresse
     let sources = Sources { metrics: metrics.clone(), heartbeats: heartbeats.clone(), conditions: Arc::new(move || for_admin.list()) };
     let _admin = operator.serve(sources).map_err(Error::Admin)?;
     // 4. The journal: recovery, then the threads that write it.
-    let opened = open_journal(&config, &metrics).await?;
+    let opened = tokio::select! {
+        opened = open_journal(&config, &metrics) => opened?,
+        () = signals.next() => {
+            tracing::info!("the bridge ends before it has begun");
+            return Ok(());
+        }
+    };
     let journal = opened.journal;
     watch_over(&journal).map_err(Error::System)?;
     // 5. The way out, before the way in.
@@ -217,7 +223,7 @@ fn metrics(routing: &Routing) -> Result<Metrics, Error> {
 async fn open_journal(config: &Config, metrics: &Metrics) -> Result<journal::Opened, Error> {
     let settings = journal::Config::new(&config.journal, ingress::record_max(&config.http));
     let metrics = metrics.journal.clone();
-    // Recovery may read for seconds; meanwhile a signal still ends the process.
+    // Recovery may read for seconds; meanwhile a signal still ends the process: what recovery does, the next one does as well.
     let opened = tokio::task::spawn_blocking(move || journal::open(settings, Arc::new(Disk), metrics, Clock::system()));
     let opened = opened.await.map_err(|error| Error::System(io::Error::other(error)))?.map_err(|error| Error::Journal(Arc::new(error)))?;
     tell(&opened.report);
@@ -320,7 +326,7 @@ impl Bridge {
         self.phase.draining.store(true, Ordering::Release);
         match ended {
             Err(error) => Error::Forwarder(error),
-            Ok(()) => Error::System(io::Error::other("the forwarder ended by itself")),
+            Ok(()) => Error::Forwarder(forwarder::Error::Ended),
         }
     }
 
