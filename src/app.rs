@@ -2,18 +2,19 @@
 //!
 //! A start that fails, fails before a callback was accepted. Whatever ends while it should run ends the process, with an exit code that says why.
 
-use std::borrow::Cow;
+mod conditions;
+
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::admin::{self, Condition, Heartbeats, Listener, Sources};
+use crate::admin::{self, Heartbeats, Listener, Sources};
 use crate::callback;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -22,9 +23,11 @@ use crate::forwarder::{self, Forwarding, Limits};
 use crate::ingress::{self, Ingress, Refusal, Setup, Strangers};
 use crate::journal::storage::Disk;
 use crate::journal::{self, Journal, RecoveryReport};
-use crate::kafka::{self, Connection};
+use crate::kafka;
 use crate::metrics::{Labels, Metrics};
 use crate::routing::Routing;
+
+use conditions::Conditions;
 
 /// After a failed write or sync the process has this long to end by itself.
 const FAILURE_GRACE: Duration = Duration::from_millis(900);
@@ -384,70 +387,4 @@ impl Bridge {
         tracing::info!("the bridge has stopped");
         Ok(())
     }
-}
-
-/// What `/readyz` says, from the parts as they come to be.
-struct Conditions {
-    phase: Arc<Phase>,
-    parts: OnceLock<Observed>,
-}
-
-struct Observed {
-    journal: Journal,
-    status: kafka::Status,
-    forwarder: forwarder::Handle,
-}
-
-impl Conditions {
-    fn new(phase: Arc<Phase>) -> Self {
-        Self { phase, parts: OnceLock::new() }
-    }
-
-    fn complete(&self, journal: Journal, status: kafka::Status, forwarder: forwarder::Handle) {
-        drop(self.parts.set(Observed { journal, status, forwarder }));
-    }
-
-    fn list(&self) -> Vec<Condition> {
-        let started = self.phase.started.load(Ordering::Acquire);
-        let draining = self.phase.draining.load(Ordering::Acquire);
-        let mut conditions = vec![
-            deciding("starting", started, if started { "callbacks are accepted" } else { "not yet" }),
-            deciding("draining", !draining, if draining { "the bridge stops" } else { "no" }),
-        ];
-        let Some(parts) = self.parts.get() else {
-            conditions.push(deciding("journal", false, "recovery"));
-            return conditions;
-        };
-        conditions.push(match parts.journal.state() {
-            journal::State::Open => deciding("journal", true, "callbacks can be made durable"),
-            journal::State::Full(reason) => deciding("journal", false, format!("full: {reason}")),
-            journal::State::Failed(error) => deciding("journal", false, format!("failed: {error}")),
-            journal::State::Closed => deciding("journal", false, "closed"),
-        });
-        let kafka = parts.status.snapshot();
-        conditions.push(match kafka.connection {
-            Connection::Up => informing("kafka brokers", true, format!("{} up, {} down", kafka.brokers.up, kafka.brokers.down)),
-            Connection::Starting => informing("kafka brokers", false, "not reached yet"),
-            Connection::Lost => informing("kafka brokers", false, "none can be reached; callbacks wait in the journal"),
-        });
-        conditions.push(match kafka.authentication {
-            Some(reason) => informing("kafka authentication", false, reason),
-            None => informing("kafka authentication", true, "no refusal"),
-        });
-        if let Some(reason) = kafka.fatal {
-            conditions.push(informing("kafka producer", false, reason));
-        }
-        for (topic, cause) in parts.forwarder.parked() {
-            conditions.push(informing(format!("topic {topic}"), false, format!("parked: {}", cause.as_str())));
-        }
-        conditions
-    }
-}
-
-fn deciding(name: &'static str, ok: bool, reason: impl Into<String>) -> Condition {
-    Condition { name: name.into(), ok, reason: reason.into(), decides: true }
-}
-
-fn informing(name: impl Into<Cow<'static, str>>, ok: bool, reason: impl Into<String>) -> Condition {
-    Condition { name: name.into(), ok, reason: reason.into(), decides: false }
 }

@@ -18,27 +18,27 @@ pub mod window;
 
 mod delivery;
 mod dispatch;
+mod handle;
 mod reading;
 mod scout;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, Thread};
+use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
-
-use tokio::sync::oneshot;
 
 use crate::callback::{Callback, DecodeError};
 use crate::clock::{Clock, Timestamp};
 use crate::config;
 use crate::journal::{self, Item, Journal, Lsn, Positions, Reader, Start};
-use crate::kafka::{self, ParkCause, Producer, Report, Reports};
+use crate::kafka::{self, Producer, Report, Reports};
 use crate::metrics;
 use crate::routing::{Routing, TopicId};
 
+pub use handle::{Forwarding, Handle, start};
+
 use apart::Aparts;
+use handle::{Order, Shared};
 use lane::{Behind, Lane, Share};
 use positions::Ledger;
 use reading::{Held, SecondReading};
@@ -160,123 +160,6 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-}
-
-/// What a running forwarder is asked for and tells. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Handle {
-    shared: Arc<Shared>,
-    thread: Thread,
-}
-
-#[derive(Debug, Default)]
-struct Shared {
-    order: AtomicU8,
-    drained: AtomicBool,
-    parked: Mutex<BTreeMap<String, ParkCause>>,
-}
-
-/// What the forwarder is to do; only ever raised.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Order {
-    Forward,
-    /// End once the journal is empty, or nothing moves.
-    Drain,
-    /// Hand over nothing more; wait for outstanding reports as long as they come.
-    Finish,
-    /// End now.
-    Abandon,
-}
-
-impl Order {
-    const fn code(self) -> u8 {
-        match self {
-            Self::Forward => 0,
-            Self::Drain => 1,
-            Self::Finish => 2,
-            Self::Abandon => 3,
-        }
-    }
-}
-
-impl Handle {
-    /// Goes on until the journal is empty or 5 s bring no delivery, then ends.
-    pub fn drain(&self) {
-        self.order(Order::Drain);
-    }
-
-    /// Hands over nothing more, waits for the outstanding delivery reports as long as they come, then ends.
-    pub fn finish(&self) {
-        self.order(Order::Finish);
-    }
-
-    /// Ends now; what is outstanding is published again by the next start.
-    pub fn abandon(&self) {
-        self.order(Order::Abandon);
-    }
-
-    /// The topics that are parked, and why.
-    #[must_use]
-    pub fn parked(&self) -> BTreeMap<String, ParkCause> {
-        self.shared.parked.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Whether a drain has found the journal empty.
-    #[must_use]
-    pub fn is_drained(&self) -> bool {
-        self.shared.drained.load(Ordering::Acquire)
-    }
-
-    fn order(&self, order: Order) {
-        self.shared.order.fetch_max(order.code(), Ordering::AcqRel);
-        self.thread.unpark();
-    }
-}
-
-impl Shared {
-    fn order(&self) -> Order {
-        let code = self.order.load(Ordering::Acquire);
-        [Order::Forward, Order::Drain, Order::Finish].into_iter().find(|order| order.code() == code).unwrap_or(Order::Abandon)
-    }
-}
-
-/// A forwarder on a thread of its own.
-#[derive(Debug)]
-pub struct Forwarding {
-    handle: Handle,
-    ended: Option<oneshot::Receiver<Result<(), Error>>>,
-}
-
-impl Forwarding {
-    /// What it can be asked.
-    #[must_use]
-    pub fn handle(&self) -> Handle {
-        self.handle.clone()
-    }
-
-    /// Resolves when its thread has ended; at once, and with nothing to say, where it has resolved before. Cancel safe.
-    pub async fn ended(&mut self) -> Result<(), Error> {
-        let Some(ended) = &mut self.ended else { return Ok(()) };
-        let result = ended.await.unwrap_or(Err(Error::Ended));
-        self.ended = None;
-        result
-    }
-}
-
-/// Starts the forwarder on a thread of its own.
-///
-/// # Errors
-/// Where the system gives no thread.
-pub fn start(parts: Parts) -> std::io::Result<Forwarding> {
-    let shared = Arc::new(Shared::default());
-    let for_thread = Arc::clone(&shared);
-    let (end, ended) = oneshot::channel();
-    let thread = thread::Builder::new().name("forwarder".to_owned()).spawn(move || {
-        let result = Forwarder::new(parts, for_thread).and_then(Forwarder::run);
-        // Nobody waits for it where the process ends in haste.
-        drop(end.send(result));
-    })?;
-    Ok(Forwarding { handle: Handle { shared, thread: thread.thread().clone() }, ended: Some(ended) })
 }
 
 /// The state of the forwarder's thread.
@@ -467,7 +350,7 @@ impl Forwarder {
             && self.live.position() >= self.journal.durable_end()
             && self.lanes.iter().all(Lane::is_idle);
         if empty {
-            self.shared.drained.store(true, Ordering::Release);
+            self.shared.set_drained();
         }
         let stuck = now.duration_since(self.moved_at.max(since)) >= PROGRESS_MAX;
         empty || stuck || (order == Order::Finish && in_hand == 0)

@@ -12,7 +12,7 @@ use super::apart::{Apart, Attempt, Step};
 use super::dispatch::Ticket;
 use super::lane::HoldCause;
 use super::window::State;
-use super::{Forwarder, PoisonError, REBUILD_MIN, Rebuild};
+use super::{Forwarder, REBUILD_MIN, Rebuild};
 
 /// What librdkafka says of a record: at once, or in a delivery report.
 #[derive(Clone, Copy, Debug)]
@@ -199,7 +199,7 @@ impl Forwarder {
                 if news {
                     tracing::warn!(topic = %name, cause = cause.as_str(), remedy = remedy(cause), "topic parked; its records wait in the journal");
                     self.metrics.forwarder.parked(name).set(1);
-                    self.shared.parked.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), cause);
+                    self.shared.set_parked(name, cause);
                 }
                 if cause == ParkCause::Missing
                     && let Some(lane) = self.lane_mut(topic)
@@ -233,7 +233,7 @@ impl Forwarder {
     pub(super) fn unpark(&self, topic: TopicId) {
         let name = &self.routing.topic(topic).name;
         self.metrics.forwarder.parked(name).set(0);
-        self.shared.parked.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.shared.clear_parked(name);
     }
 
     pub(super) fn show_behind(&self, topic: TopicId, behind: i64) {
