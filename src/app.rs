@@ -164,6 +164,8 @@ pub async fn run(mut config: Config, purpose: Purpose, started: impl FnOnce(Addr
         },
         journal: journal.clone(),
         positions: opened.positions,
+        start: opened.report.start,
+        end: opened.report.end,
         routing,
         kafka: settings,
         status: status.clone(),

@@ -33,7 +33,7 @@ use tokio::sync::oneshot;
 use crate::callback::DecodeError;
 use crate::clock::{Clock, Timestamp};
 use crate::config;
-use crate::journal::{self, Journal, Lsn, Positions, Reader};
+use crate::journal::{self, Journal, Lsn, Positions, Reader, Start};
 use crate::kafka::{self, ParkCause, Producer, Report, Reports};
 use crate::metrics;
 use crate::routing::{Routing, TopicId};
@@ -49,6 +49,10 @@ const QUEUE_SHARES: usize = 4;
 
 /// How long the thread sleeps at most where nothing wakes it: the pace of whatever depends on time alone.
 const TICK: Duration = Duration::from_millis(50);
+
+/// How long records and reports gather before they are taken in one go, where there were some just now. The producer waits for more anyway
+/// (`linger.ms`), so this costs little freshness.
+const GATHER: Duration = Duration::from_millis(2);
 
 /// How often the positions are handed to the journal, which writes them at its own pace.
 const POSITIONS_EVERY: Duration = Duration::from_millis(25);
@@ -97,6 +101,10 @@ pub struct Parts {
     pub journal: Journal,
     /// The positions as the checkpoint has them.
     pub positions: Positions,
+    /// How the journal was found.
+    pub start: Start,
+    /// The journal's end when it was opened.
+    pub end: Lsn,
     /// Command to topic.
     pub routing: Arc<Routing>,
     /// How producers are built.
@@ -346,7 +354,8 @@ impl Counters {
 
 impl Forwarder {
     fn new(parts: Parts, shared: Arc<Shared>) -> Result<Self, Error> {
-        let Parts { config, journal, positions, routing, kafka, status, kafka_metrics, metrics, journal_metrics, clock } = parts;
+        let Parts { config, journal, positions, start, end, routing, kafka, status, kafka_metrics, metrics, journal_metrics, clock } =
+            parts;
         let now = Instant::now();
         let behind: Vec<_> = positions.behind.iter().map(|(stream, lsn)| (stream.clone(), lsn.get())).collect();
         let floors: Vec<_> = routing.positions_from(&behind, positions.scanned.get()).into_iter().map(Lsn::new).collect();
@@ -370,7 +379,7 @@ impl Forwarder {
             lanes,
             floors,
             aparts: Aparts::default(),
-            ledger: Ledger::new(&positions),
+            ledger: Ledger::new(&positions, start, end),
             producer: None,
             reports: new_reports(),
             inbox: Vec::new(),
@@ -394,6 +403,7 @@ impl Forwarder {
 
     fn run(mut self) -> Result<(), Error> {
         let mut drain_since = None;
+        let mut idle = true;
         loop {
             let now = Instant::now();
             self.ensure_producer(now);
@@ -412,8 +422,13 @@ impl Forwarder {
             if order >= Order::Drain && self.may_end(order, *drain_since.get_or_insert(now), now) {
                 break;
             }
-            if !moved {
+            if moved {
+                idle = false;
+            } else if std::mem::replace(&mut idle, true) {
                 thread::park_timeout(TICK);
+            } else {
+                // While records come, being woken for each batch of them costs more than reading them.
+                thread::sleep(GATHER);
             }
         }
         self.scout.stop();

@@ -1,6 +1,79 @@
 //! The journal: where a record becomes durable before anybody is told that it was received.
 //!
-//! It knows nothing of callbacks: a record is bytes.
+//! It knows nothing of callbacks: a record is bytes. `docs/journal-format.md` has every byte of what is on disk; this page says why it is
+//! so.
+//!
+//! # On disk
+//!
+//! A folder that one process holds by a lock:
+//!
+//! | name | what |
+//! |---|---|
+//! | `lock` | `flock`ed as long as the journal is open |
+//! | `checkpoint` | two slots: identity, durable end, clean-stop flag, [`Positions`] |
+//! | `<20 digits>.segment` | segments by number; the highest is written to |
+//! | `spare-<20 digits>` | files of a segment's length, every block of them written and synced |
+//! | `spare-<20 digits>.preparing`, `checkpoint.new` | unfinished, removed at start |
+//! | `set-aside/` | corrupt pieces |
+//!
+//! A segment is a header page and then frames, one after the other; a frame is a batch of records that one `pwrite` and one `fdatasync`
+//! make durable. The blocks of a segment are written before its use, because a sync that has no metadata to commit takes half the time, and
+//! because lack of room then shows while a spare is prepared, never while a record waits for its answer.
+//!
+//! # Invariants
+//!
+//! 1. An append is answered with its LSN only after the sync of its frame has returned. Readers see only what is synced.
+//! 2. At most one frame is in the making, and it is the last: the next is written when this one is synced. So only the last frame can be
+//!    torn.
+//! 3. LSNs are contiguous over frames and segments, and rise over changes of identity too; none is used twice under one identity.
+//! 4. Every check in a segment holds its salt, a random number of this use of the file. So no frame of an earlier use passes for one of
+//!    this, and nobody who sends a body can make one up. The salt is shown nowhere.
+//! 5. The name of a segment is durable before its first frame is written, its header before its name, and the name of a recycled file
+//!    before anything is written to it.
+//! 6. Of the checkpoint, the slot that was synced last is not written to until the other one is synced.
+//! 7. A segment is freed only after a checkpoint was synced whose positions lie behind it. The last segment is never freed.
+//! 8. A failed write or sync ends everything: nothing is retried, nobody is answered with success, the process has to end. (After a failed
+//!    `fsync` Linux marks the pages clean; the next one succeeds, and the data are gone.) Only lack of room while a spare, a set-aside file
+//!    or the first checkpoint is made is no failure.
+//!
+//! Deliberately absent: an index (a reader walks its segment from the start, hopping over frames), compression (a sync costs more than the
+//! bytes), `mmap` (its errors are signals), and any retry.
+//!
+//! # What recovery decides
+//!
+//! It reads the headers of all segments and walks the frames of the last one; older frames are checked when they are read.
+//!
+//! * *The end of the log* is where no valid frame header and no whole record with this salt stand up to the end of the segment. The walk
+//!   looks at every aligned offset, so damage does not hide what stands behind it.
+//! * *A torn tail*: damage within the last frame or behind it, at or above the checkpoint's durable end. Its records were answered to
+//!   nobody, but they were received whole, and Chat does not send them again: the longest whole prefix is kept, the frame's header is
+//!   written anew for it, the rest is cut.
+//! * *Corruption* is any other damage: below the durable end even at the tail, or with a valid frame header behind it. The piece is copied
+//!   to `set-aside/`, what is intact before and behind it is read, and readers yield [`Item::Corrupt`] for what is lost. A segment that
+//!   holds corruption is not written to again.
+//! * What is accepted is written once more, the rest is zeroed unless the stop was clean, and both are synced, before anything is read or
+//!   appended: after a crash or a failed sync the page cache may hold what the disk does not. The folder is synced too, as a name may stand
+//!   only in memory.
+//! * *Records that the checkpoint knows and the log does not have*, its durable end or a position beyond the log's end: the log has lost
+//!   its end, and perhaps records that the checkpoint had not heard of. The next LSN is the highest of all that are known; the identity is
+//!   a new one from there, so that the unknown ones are not used again; readers yield the gap as corrupt. The same where both headers of
+//!   the newest segment are bad.
+//! * *No good slot*: reading begins at the oldest segment, and everything in the log may be published again.
+//! * A format version that is not known, or a segment that cannot belong to this journal: an error, before anything is changed.
+//!
+//! # What cannot be told apart
+//!
+//! * Corruption of the last frame, if it was synced and the checkpoint does not say so yet (at most a second, or about a second's worth of
+//!   records, before a crash), looks like a torn tail: its records behind the first bad one are cut although they were answered.
+//! * A record of a torn frame that is whole is kept: it is published although its sender was never answered.
+//! * A whole folder put back to an older state, checkpoint included, is a good journal: its LSNs are used again under the same identity.
+//! * Where the checkpoint is lost and the log has lost its end as well, nothing says so.
+//! * A disk that says it has synced what it has not.
+//!
+//! # Threads
+//!
+//! The *writer* takes what waits, writes, syncs, answers; it waits on condition variables alone. The *keeper* writes the checkpoint, frees
+//! segments and prepares spares. Event loops talk to the writer through a lane each, which is woken once a batch.
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -11,20 +84,25 @@ use uuid::Uuid;
 use crate::clock::Clock;
 use crate::metrics;
 
+mod bell;
 mod checkpoint;
 mod config;
 mod error;
 mod frame;
 mod keeper;
+mod lane;
 mod lsn;
 mod number;
 mod queue;
 mod reader;
 mod record;
 mod recovery;
+mod report;
 mod segment;
 mod set_aside;
 mod shared;
+mod slot;
+mod status;
 pub mod storage;
 mod survey;
 mod sync;
@@ -35,15 +113,17 @@ mod writer;
 pub use checkpoint::Positions;
 pub use config::Config;
 pub use error::{Class, Error};
+pub use lane::{Appender, LaneDriver};
 pub use lsn::Lsn;
-pub use queue::{AppendError, Appender, LaneDriver};
 pub use reader::{Item, Reader};
-pub use recovery::{RecoveryReport, Start, TornTail};
-pub use shared::{FullReason, State};
+pub use report::{RecoveryReport, Start, TornTail};
+pub use slot::AppendError;
+pub use status::{FullReason, State};
 
+use bell::Stop;
 use keeper::Keeper;
 use recovery::Recovered;
-use shared::{FilesInner, Mark, Shared, Stop};
+use shared::{FilesInner, Mark, Shared};
 use storage::{Lock, Storage};
 use writer::{Active, Writer};
 
@@ -111,7 +191,7 @@ impl Journal {
     /// The two halves of one event loop's access. Call it once for each event loop, and have the driver run there.
     #[must_use]
     pub fn lane(&self) -> (Appender, LaneDriver) {
-        queue::lane(&self.owner.shared.queue)
+        lane::lane(&self.owner.shared.queue)
     }
 
     /// A reader whose first item is at `from`.

@@ -1,9 +1,9 @@
 //! The counts behind the checkpoint: which records lie below their topic's position, and which wait to be read again. Pure.
 
-use crate::journal::{Lsn, Positions};
+use crate::journal::{Lsn, Positions, Start};
 
-/// How far beyond the live reading a checkpoint allows records to be handed to Kafka before the next one is written. It is written every
-/// 100 ms while there is anything to say, so this is a million records a second.
+/// How far beyond a checkpoint's live reading a run may have handed records to Kafka before it was killed. A checkpoint is written every 100 ms
+/// while there is anything to say, so this is a million records a second.
 const SENT_AHEAD: u64 = 100_000;
 
 /// Counts records by what a restart would do with them.
@@ -19,16 +19,19 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// The counts as the checkpoint left them.
+    /// The counts as the checkpoint left them; `end` is the journal's.
     #[must_use]
-    pub fn new(recovered: &Positions) -> Self {
+    pub fn new(recovered: &Positions, start: Start, end: Lsn) -> Self {
         let lowest = recovered.lowest();
         let range = recovered.scanned.get().saturating_sub(lowest.get());
         Self {
             lowest_at_start: lowest,
             below_position: recovered.completed_beyond,
             waiting: range.saturating_sub(recovered.completed_beyond),
-            sent_bound_at_start: recovered.sent_bound,
+            sent_bound_at_start: match start {
+                Start::New | Start::Clean => recovered.sent_bound,
+                Start::Unclean => end.min(Lsn::new(recovered.scanned.get().saturating_add(SENT_AHEAD))),
+            },
         }
     }
 
@@ -63,8 +66,7 @@ impl Ledger {
     /// The checkpoint for a live reading at `scanned`, with the streams that lack records below it.
     #[must_use]
     pub fn checkpoint(&self, scanned: Lsn, behind: Vec<(String, Lsn)>) -> Positions {
-        let mut positions =
-            Positions { scanned, behind, completed_beyond: 0, sent_bound: Lsn::new(scanned.get().saturating_add(SENT_AHEAD)) };
+        let mut positions = Positions { scanned, behind, completed_beyond: 0, sent_bound: scanned };
         let below_lowest = positions.lowest().get().saturating_sub(self.lowest_at_start.get());
         positions.completed_beyond = self.below_position.saturating_sub(below_lowest);
         positions
@@ -86,7 +88,7 @@ mod tests {
 
     #[test]
     fn a_checkpoint_counts_what_a_restart_skips() {
-        let mut ledger = Ledger::new(&start(1, &[], 0));
+        let mut ledger = Ledger::new(&start(1, &[], 0), Start::New, Lsn::new(1));
         // Records 1 to 10: 4 and 7 are of a topic that is behind, the others are published.
         ledger.passed(8);
         ledger.left();
@@ -94,7 +96,7 @@ mod tests {
         let positions = ledger.checkpoint(Lsn::new(11), vec![("a".to_owned(), Lsn::new(4))]);
         assert_eq!(positions.completed_beyond, 5, "5, 6, 8, 9 and 10");
 
-        let mut next = Ledger::new(&positions);
+        let mut next = Ledger::new(&positions, Start::Clean, Lsn::new(11));
         assert_eq!(next.waiting, 2);
         next.taken_up();
         next.taken_up();
@@ -105,7 +107,7 @@ mod tests {
 
     #[test]
     fn what_was_left_and_is_never_read_again_is_lost_and_said() {
-        let mut ledger = Ledger::new(&start(1, &[], 0));
+        let mut ledger = Ledger::new(&start(1, &[], 0), Start::New, Lsn::new(1));
         ledger.left();
         ledger.left();
         ledger.taken_up();
@@ -116,8 +118,12 @@ mod tests {
 
     #[test]
     fn only_what_lies_below_the_bound_may_be_a_repetition() {
-        let ledger = Ledger::new(&start(50, &[], 0));
+        let ledger = Ledger::new(&start(50, &[], 0), Start::Clean, Lsn::new(80));
         assert!(ledger.may_be_repeated(Lsn::new(49)));
         assert!(!ledger.may_be_repeated(Lsn::new(50)));
+        // A run that was killed may have sent all that it had, but for what came after its end.
+        let ledger = Ledger::new(&start(50, &[], 0), Start::Unclean, Lsn::new(80));
+        assert!(ledger.may_be_repeated(Lsn::new(79)));
+        assert!(!ledger.may_be_repeated(Lsn::new(80)));
     }
 }

@@ -181,7 +181,7 @@ impl Checkpoint {
 }
 
 /// A slot's bytes, without the rest of the slot.
-fn encode(generation: u64, content: &Content) -> Vec<u8> {
+pub(super) fn encode(generation: u64, content: &Content) -> Vec<u8> {
     let fits = |positions: &Positions| {
         let streams: usize = positions.behind.iter().map(|(name, _)| 10 + name.len()).sum();
         HEADER + FIXED + streams <= SLOT && positions.behind.iter().all(|(name, _)| u16::try_from(name.len()).is_ok())

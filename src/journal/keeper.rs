@@ -7,12 +7,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::bell::Stop;
 use super::checkpoint::{Checkpoint, Content, Positions};
 use super::error::{Context, Error};
 use super::lsn::Lsn;
 use super::number::to_u64;
 use super::segment::{Segment, Spare, ZERO_STEP, zero};
-use super::shared::{FullReason, Shared, Stop};
+use super::shared::Shared;
+use super::status::FullReason;
 use super::storage::File;
 use super::sync::lock;
 

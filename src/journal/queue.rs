@@ -3,141 +3,16 @@
 //! An append puts its record into the shared queue, and waits for its slot to be answered. The writer takes what waits, makes it durable, answers the slots,
 //! and wakes each event loop once a batch: a lane collects the answered slots of one event loop, and its driver wakes the callbacks there, without
 //! crossing threads again. The driver also withdraws what has waited for `answer_max`: the writer cannot, as it may be held up in a sync.
-//!
-//! A slot is answered exactly once. While it waits, the writer (taking it), its own future (dropped) and a driver (too late) compete for it by one
-//! compare-and-swap; once taken, only the writer answers it.
 
 use std::collections::VecDeque;
-use std::fmt;
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::config::Config;
-use super::lsn::Lsn;
+use super::lane::Lane;
+use super::slot::{AppendError, Slot, Stage};
 use super::sync::{lock, wait, wait_timeout};
 use super::{frame, record};
-
-/// Why a record was not made durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AppendError {
-    /// The journal has no room.
-    #[error("the journal is full")]
-    Full,
-    /// `waiting_records_max` or `waiting_bytes_max` is reached.
-    #[error("too many records wait for the writer")]
-    TooManyWaiting,
-    /// The writer had not taken it within `answer_max`; it is withdrawn and never becomes durable.
-    #[error("the writer did not take the record in time")]
-    NotTakenInTime,
-    /// Larger than `record_max`.
-    #[error("the record is larger than the largest allowed")]
-    TooLarge,
-    /// A write or a sync has failed. Whether this record is durable is not known.
-    #[error("the journal has failed")]
-    Failed,
-    /// The journal is closed.
-    #[error("the journal is closed")]
-    Closed,
-}
-
-/// Where an append stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    Waiting,
-    Taken,
-    Durable,
-    /// Its future was dropped before the writer took it.
-    Withdrawn,
-    Refused(AppendError),
-}
-
-impl Stage {
-    const fn code(self) -> u8 {
-        match self {
-            Self::Waiting => 0,
-            Self::Taken => 1,
-            Self::Durable => 2,
-            Self::Withdrawn => 3,
-            Self::Refused(AppendError::Full) => 4,
-            Self::Refused(AppendError::TooManyWaiting) => 5,
-            Self::Refused(AppendError::NotTakenInTime) => 6,
-            Self::Refused(AppendError::TooLarge) => 7,
-            Self::Refused(AppendError::Failed) => 8,
-            Self::Refused(AppendError::Closed) => 9,
-        }
-    }
-
-    const fn from_code(code: u8) -> Self {
-        match code {
-            0 => Self::Waiting,
-            1 => Self::Taken,
-            2 => Self::Durable,
-            3 => Self::Withdrawn,
-            4 => Self::Refused(AppendError::Full),
-            5 => Self::Refused(AppendError::TooManyWaiting),
-            6 => Self::Refused(AppendError::NotTakenInTime),
-            7 => Self::Refused(AppendError::TooLarge),
-            9 => Self::Refused(AppendError::Closed),
-            _ => Self::Refused(AppendError::Failed),
-        }
-    }
-}
-
-/// One append, shared by its future, the queue and the lane.
-#[derive(Debug)]
-pub(super) struct Slot {
-    stage: AtomicU8,
-    lsn: AtomicU64,
-    lane: usize,
-    waker: Mutex<Option<Waker>>,
-}
-
-impl Slot {
-    fn stage(&self) -> Stage {
-        Stage::from_code(self.stage.load(Ordering::Acquire))
-    }
-
-    /// Moves a slot that waits; `false` where it no longer does.
-    fn settle(&self, stage: Stage) -> bool {
-        self.stage.compare_exchange(Stage::Waiting.code(), stage.code(), Ordering::AcqRel, Ordering::Acquire).is_ok()
-    }
-
-    /// The writer takes it: from here on only the writer answers.
-    pub(super) fn take(&self) -> bool {
-        self.settle(Stage::Taken)
-    }
-
-    /// The answer to a taken slot.
-    pub(super) fn durable(&self, lsn: Lsn) {
-        self.lsn.store(lsn.get(), Ordering::Relaxed);
-        self.stage.store(Stage::Durable.code(), Ordering::Release);
-    }
-
-    /// The answer to a taken slot.
-    pub(super) fn refuse(&self, why: AppendError) {
-        self.stage.store(Stage::Refused(why).code(), Ordering::Release);
-    }
-
-    fn answer(&self) -> Option<Result<Lsn, AppendError>> {
-        match self.stage() {
-            Stage::Waiting | Stage::Taken => None,
-            Stage::Durable => Some(Ok(Lsn::new(self.lsn.load(Ordering::Relaxed)))),
-            Stage::Withdrawn => Some(Err(AppendError::NotTakenInTime)),
-            Stage::Refused(why) => Some(Err(why)),
-        }
-    }
-
-    fn wake(&self) {
-        let waker = lock(&self.waker).take();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-}
 
 /// A record on its way to the writer.
 #[derive(Debug)]
@@ -145,19 +20,6 @@ pub(super) struct Waiting {
     pub(super) record: Vec<u8>,
     pub(super) slot: Arc<Slot>,
     since: Instant,
-}
-
-/// Answered slots of one event loop, on their way back.
-#[derive(Debug, Default)]
-struct Lane {
-    back: Mutex<Back>,
-}
-
-#[derive(Debug, Default)]
-struct Back {
-    ready: Vec<Arc<Slot>>,
-    driver: Option<Waker>,
-    ended: bool,
 }
 
 /// Answered slots, by lane, so that each lane is woken once. Kept by whoever answers, for its capacity.
@@ -246,12 +108,31 @@ impl Queue {
         }
     }
 
+    /// Adds a lane for one event loop, and tells its number.
+    pub(super) fn add_lane(&self) -> (usize, Arc<Lane>) {
+        let lane = Arc::new(Lane::default());
+        let mut lanes = lock(&self.lanes);
+        let number = lanes.len();
+        lanes.push(Arc::clone(&lane));
+        drop(lanes);
+        // A journal that has ended by now will not end this lane.
+        if lock(&self.inner).has_ended() {
+            lane.end();
+        }
+        (number, lane)
+    }
+
+    /// How long an append may wait for the writer.
+    pub(super) fn answer_max(&self) -> Duration {
+        self.answer_max
+    }
+
     /// Lets a record in, at the end.
-    fn push(&self, lane: usize, record: Vec<u8>) -> Result<Arc<Slot>, AppendError> {
+    pub(super) fn push(&self, lane: usize, record: Vec<u8>) -> Result<Arc<Slot>, AppendError> {
         if record.len() > self.record_max {
             return Err(AppendError::TooLarge);
         }
-        let slot = Arc::new(Slot { stage: AtomicU8::new(Stage::Waiting.code()), lsn: AtomicU64::new(0), lane, waker: Mutex::new(None) });
+        let slot = Arc::new(Slot::new(lane));
         let waiting = Waiting { record, slot: Arc::clone(&slot), since: Instant::now() };
         let mut inner = lock(&self.inner);
         if let Some(refusal) = inner.refusal {
@@ -376,13 +257,7 @@ impl Queue {
     /// Ends every lane. The last act, when every slot has its answer.
     pub(super) fn end_lanes(&self) {
         for lane in lock(&self.lanes).iter() {
-            let mut back = lock(&lane.back);
-            back.ended = true;
-            let driver = back.driver.take();
-            drop(back);
-            if let Some(driver) = driver {
-                driver.wake();
-            }
+            lane.end();
         }
     }
 
@@ -390,18 +265,12 @@ impl Queue {
     pub(super) fn give(&self, answers: &mut Answers) {
         for (index, slots) in answers.lanes.iter_mut().enumerate().filter(|(_, slots)| !slots.is_empty()) {
             let Some(lane) = lock(&self.lanes).get(index).cloned() else { continue };
-            let mut back = lock(&lane.back);
-            back.ready.append(slots);
-            let driver = back.driver.take();
-            drop(back);
-            if let Some(driver) = driver {
-                driver.wake();
-            }
+            lane.give(slots);
         }
     }
 
     /// Withdraws what has waited for `answer_max`.
-    fn sweep(&self) {
+    pub(super) fn sweep(&self) {
         let mut answers = Answers::default();
         let mut inner = lock(&self.inner);
         if inner.waiting.is_empty() {
@@ -449,138 +318,5 @@ impl Inner {
         if let Some(front) = self.waiting.pop_front() {
             self.bytes = self.bytes.saturating_sub(front.record.len());
         }
-    }
-}
-
-/// The two halves of one event loop's access.
-pub(super) fn lane(queue: &Arc<Queue>) -> (Appender, LaneDriver) {
-    let lane = Arc::new(Lane::default());
-    let mut lanes = lock(&queue.lanes);
-    let index = lanes.len();
-    lanes.push(Arc::clone(&lane));
-    drop(lanes);
-    // A journal that has ended by now would never end this lane.
-    let ended = lock(&queue.inner).has_ended();
-    if ended {
-        lock(&lane.back).ended = true;
-    }
-    (Appender { queue: Arc::clone(queue), lane: index }, LaneDriver { queue: Arc::clone(queue), lane })
-}
-
-/// Appends from one event loop. Cheap to clone.
-#[derive(Clone)]
-pub struct Appender {
-    queue: Arc<Queue>,
-    lane: usize,
-}
-
-impl fmt::Debug for Appender {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Appender").field("lane", &self.lane).finish_non_exhaustive()
-    }
-}
-
-impl Appender {
-    /// Resolves when the record is durable, with its LSN. Needs the lane's [`LaneDriver`] to run.
-    ///
-    /// Cancel safe: where it is dropped before the writer has taken the record, the record is withdrawn and never becomes durable; after that, it
-    /// becomes durable all the same.
-    pub async fn append(&self, record: Vec<u8>) -> Result<Lsn, AppendError> {
-        let slot = self.queue.push(self.lane, record)?;
-        Answer { slot }.await
-    }
-}
-
-/// Waits for one slot's answer; withdraws it when dropped before the writer has taken it.
-struct Answer {
-    slot: Arc<Slot>,
-}
-
-impl Future for Answer {
-    type Output = Result<Lsn, AppendError>;
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Some(answer) = self.slot.answer() {
-            return Poll::Ready(answer);
-        }
-        let mut waker = lock(&self.slot.waker);
-        match waker.as_ref() {
-            Some(waker) if waker.will_wake(context.waker()) => {}
-            Some(_) | None => *waker = Some(context.waker().clone()),
-        }
-        drop(waker);
-        // The answer may have come between the look and the waker.
-        self.slot.answer().map_or(Poll::Pending, Poll::Ready)
-    }
-}
-
-impl Drop for Answer {
-    fn drop(&mut self) {
-        self.slot.settle(Stage::Withdrawn);
-    }
-}
-
-/// Wakes the appends of one event loop, and withdraws those that have waited too long.
-pub struct LaneDriver {
-    queue: Arc<Queue>,
-    lane: Arc<Lane>,
-}
-
-impl fmt::Debug for LaneDriver {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("LaneDriver").finish_non_exhaustive()
-    }
-}
-
-impl LaneDriver {
-    /// How late after `answer_max` an append is withdrawn at most.
-    const SWEEP_INTERVAL_MAX: Duration = Duration::from_millis(50);
-    const SWEEP_INTERVAL_MIN: Duration = Duration::from_millis(1);
-
-    /// Spawn it on the event loop of the lane's [`Appender`], in a Tokio runtime with time enabled. It ends once the journal is closed or has failed and
-    /// every append has its answer.
-    pub async fn run(self) {
-        let interval = (self.queue.answer_max / 4).clamp(Self::SWEEP_INTERVAL_MIN, Self::SWEEP_INTERVAL_MAX);
-        let mut ticks = tokio::time::interval(interval);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut ready = Vec::new();
-        loop {
-            tokio::select! {
-                biased;
-                more = poll_fn(|context| self.lane.poll_ready(context, &mut ready)) => {
-                    for slot in ready.drain(..) {
-                        slot.wake();
-                    }
-                    if more == More::No {
-                        return;
-                    }
-                }
-                _ = ticks.tick() => self.queue.sweep(),
-            }
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum More {
-    Yes,
-    No,
-}
-
-impl Lane {
-    fn poll_ready(&self, context: &Context<'_>, ready: &mut Vec<Arc<Slot>>) -> Poll<More> {
-        let mut back = lock(&self.back);
-        if !back.ready.is_empty() {
-            std::mem::swap(&mut back.ready, ready);
-            return Poll::Ready(More::Yes);
-        }
-        if back.ended {
-            return Poll::Ready(More::No);
-        }
-        match back.driver.as_ref() {
-            Some(driver) if driver.will_wake(context.waker()) => {}
-            Some(_) | None => back.driver = Some(context.waker().clone()),
-        }
-        Poll::Pending
     }
 }

@@ -3,64 +3,25 @@
 //! Locks are taken in this order: files, queue, lanes, status; any other is held alone. Watchers are called with none held.
 
 use std::collections::VecDeque;
-use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 
-use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::checkpoint::Positions;
+use super::bell::Bell;
 use super::config::Config;
 use super::error::Error;
 use super::lsn::Lsn;
-use super::number::to_usize;
-use super::queue::{Activity, AppendError, Queue};
+use super::queue::{Activity, Queue};
 use super::segment::{Segment, Spare};
 use super::set_aside::{self, Kept};
+use super::slot::AppendError;
+use super::status::{FullReason, State, Status};
 use super::storage::Storage;
-use super::sync::{lock, wait, wait_timeout};
+use super::sync::{lock, wait};
 use super::tail::Tail;
 use crate::clock::Clock;
 use crate::metrics;
-
-/// Why there is no room.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FullReason {
-    /// `journal.size_max` is reached.
-    SizeMax,
-    /// Less than `journal.free_space_min` would be left free.
-    FreeSpaceMin,
-    /// The file system or a quota has no room.
-    NoSpace,
-}
-
-impl fmt::Display for FullReason {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(match self {
-            Self::SizeMax => "journal.size_max is reached",
-            Self::FreeSpaceMin => "less than journal.free_space_min would be left free",
-            Self::NoSpace => "the file system or a quota has no room",
-        })
-    }
-}
-
-/// Whether records can be made durable.
-#[derive(Clone, Debug)]
-pub enum State {
-    /// They can.
-    Open,
-    /// There is no room; it goes on by itself when there is.
-    Full(FullReason),
-    /// A write or a sync has failed: nothing becomes durable any more.
-    Failed(Arc<Error>),
-    /// The journal is closed.
-    Closed,
-}
-
-/// What is called when something has changed.
-pub(super) type Watcher = Arc<dyn Fn() + Send + Sync>;
 
 /// Everything that the parts of a journal share.
 pub(super) struct Shared {
@@ -111,19 +72,12 @@ impl Shared {
 
     /// Ends the journal after a failed write or sync, once: nobody is answered with success any more.
     pub(super) fn poison(&self, error: Error) {
-        let error = Arc::new(error);
-        let mut state = lock(&self.status.state);
-        if matches!(*state, State::Failed(_)) {
-            return;
-        }
-        *state = State::Failed(Arc::clone(&error));
-        drop(state);
+        let Some(error) = self.status.fail(error) else { return };
         self.metrics.failed.set(1);
         self.queue.refuse_all(AppendError::Failed);
         self.stop_waiting_for_room();
         self.bell.ring();
-        self.status.failed.send_replace(Some(error));
-        self.status.notify();
+        self.status.tell_failure(error);
     }
 
     /// Ends the writer even where it waits for a segment.
@@ -330,140 +284,4 @@ impl Durable {
         *lock(&self.mark) = mark;
         self.end.store(mark.end.get(), Ordering::Release);
     }
-}
-
-/// How the keeper is to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stop {
-    /// With a last checkpoint that says so.
-    Clean,
-    /// As it is.
-    Abrupt,
-}
-
-/// What wakes the keeper.
-#[derive(Debug, Default)]
-pub(super) struct Bell {
-    inner: Mutex<Inbox>,
-    rung: Condvar,
-    /// Something that the checkpoint should hold has changed since it was written. Set by every batch, so the keeper is woken only when it was not set.
-    advanced: AtomicBool,
-}
-
-#[derive(Debug, Default)]
-struct Inbox {
-    rang: bool,
-    positions: Option<Positions>,
-    stop: Option<Stop>,
-}
-
-impl Bell {
-    /// Wakes the keeper.
-    pub(super) fn ring(&self) {
-        lock(&self.inner).rang = true;
-        self.rung.notify_one();
-    }
-
-    /// The checkpoint should be written when its time has come.
-    pub(super) fn advance(&self) {
-        if !self.advanced.swap(true, Ordering::AcqRel) {
-            self.ring();
-        }
-    }
-
-    pub(super) fn set_positions(&self, positions: Positions) {
-        lock(&self.inner).positions = Some(positions);
-        self.advance();
-    }
-
-    pub(super) fn stop(&self, how: Stop) {
-        lock(&self.inner).stop = Some(how);
-        self.ring();
-    }
-
-    /// Whether the checkpoint should be written.
-    pub(super) fn has_advanced(&self) -> bool {
-        self.advanced.load(Ordering::Acquire)
-    }
-
-    /// Before the checkpoint is written: what comes later asks for another one.
-    pub(super) fn take_positions(&self) -> Option<Positions> {
-        self.advanced.store(false, Ordering::Release);
-        lock(&self.inner).positions.take()
-    }
-
-    /// Waits until the bell rings, or until that moment.
-    pub(super) fn wait(&self, until: Option<Instant>) -> Option<Stop> {
-        let mut inner = lock(&self.inner);
-        while !inner.rang && inner.stop.is_none() {
-            inner = match until.map(|until| until.saturating_duration_since(Instant::now())) {
-                None => wait(&self.rung, inner),
-                Some(left) if left.is_zero() => break,
-                Some(left) => wait_timeout(&self.rung, inner, left),
-            };
-        }
-        inner.rang = false;
-        inner.stop
-    }
-}
-
-/// The state, and who wants to know of it.
-pub(super) struct Status {
-    state: Mutex<State>,
-    failed: watch::Sender<Option<Arc<Error>>>,
-    watchers: RwLock<Vec<Watcher>>,
-}
-
-impl Status {
-    fn new() -> Self {
-        Self { state: Mutex::new(State::Open), failed: watch::Sender::new(None), watchers: RwLock::new(Vec::new()) }
-    }
-
-    pub(super) fn state(&self) -> State {
-        lock(&self.state).clone()
-    }
-
-    /// The failure that poisoned the journal.
-    pub(super) fn failure(&self) -> Option<Arc<Error>> {
-        match &*lock(&self.state) {
-            State::Failed(error) => Some(Arc::clone(error)),
-            State::Open | State::Full(_) | State::Closed => None,
-        }
-    }
-
-    pub(super) fn failures(&self) -> watch::Receiver<Option<Arc<Error>>> {
-        self.failed.subscribe()
-    }
-
-    /// From one state to another; `false` where it is in a third. Reasons are not compared.
-    fn change(&self, from: &State, to: State) -> bool {
-        let mut state = lock(&self.state);
-        let matches = std::mem::discriminant(&*state) == std::mem::discriminant(from);
-        if matches {
-            *state = to;
-        }
-        matches
-    }
-
-    pub(super) fn close(&self) {
-        let mut state = lock(&self.state);
-        if !matches!(*state, State::Failed(_)) {
-            *state = State::Closed;
-        }
-    }
-
-    pub(super) fn watch(&self, watcher: Watcher) {
-        self.watchers.write().unwrap_or_else(PoisonError::into_inner).push(watcher);
-    }
-
-    pub(super) fn notify(&self) {
-        for watcher in self.watchers.read().unwrap_or_else(PoisonError::into_inner).iter() {
-            watcher();
-        }
-    }
-}
-
-/// Room for frames in a file of that length from that offset on.
-pub(super) fn room(length: u64, offset: u64) -> usize {
-    to_usize(length.saturating_sub(offset))
 }

@@ -9,7 +9,7 @@ use super::error::Error;
 use super::frame;
 use super::lsn::Lsn;
 use super::number::{to_u64, to_usize};
-use super::recovery::TornTail;
+use super::report::TornTail;
 use super::segment::{PAGE_END, Segment};
 use super::walk::{Bounds, Damage, FrameAt, Step, Walk};
 

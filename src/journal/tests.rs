@@ -2,5 +2,6 @@
 
 mod appending;
 mod bed;
+mod format;
 mod recovering;
 mod room;

@@ -11,11 +11,12 @@ use uuid::Uuid;
 use super::error::{Context, Error};
 use super::frame::Builder;
 use super::lsn::Lsn;
-use super::number::to_u64;
-use super::queue::{Answers, AppendError, Take, Waiting};
+use super::number::{to_u64, to_usize};
+use super::queue::{Answers, Take, Waiting};
 use super::record::{self, Salt};
 use super::segment::{Header, PAGE_END, Segment, Spare};
-use super::shared::{Mark, Shared, room};
+use super::shared::{Mark, Shared};
+use super::slot::{AppendError, Slot};
 use super::storage::write_all_at;
 use super::tail::TailFrame;
 
@@ -23,6 +24,13 @@ use super::tail::TailFrame;
 pub(super) struct Active {
     pub(super) segment: Arc<Segment>,
     pub(super) offset: u64,
+}
+
+impl Active {
+    /// Room for frames.
+    fn room(&self) -> usize {
+        to_usize(self.segment.length.saturating_sub(self.offset))
+    }
 }
 
 /// The writer's own.
@@ -46,7 +54,7 @@ impl Writer {
     /// Until the queue is closed and empty, or a write or a sync fails.
     pub(super) fn run(mut self) {
         loop {
-            let room = self.active.as_ref().map_or(0, |active| room(active.segment.length, active.offset));
+            let room = self.active.as_ref().map_or(0, Active::room);
             let done = match self.shared.queue.take(room, &mut self.batch) {
                 Take::Batch => self.commit(),
                 Take::NoRoom => self.roll(),
@@ -99,7 +107,7 @@ impl Writer {
         Ok(())
     }
 
-    fn answer_batch(&mut self, answer: impl Fn(usize, &super::queue::Slot)) {
+    fn answer_batch(&mut self, answer: impl Fn(usize, &Slot)) {
         for (index, waiting) in self.batch.drain(..).enumerate() {
             answer(index, &waiting.slot);
             self.answers.push(waiting.slot);

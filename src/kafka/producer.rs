@@ -31,12 +31,12 @@ const _: () = assert!(usize::BITS >= u64::BITS, "librdkafka carries the opaque n
 
 /// How long the poll thread waits for reports while they are few: each is handed over at once, and dropping the producer waits this long at most.
 const TICK_CALM: Duration = Duration::from_millis(20);
-/// How long it gathers reports while they are many: the reader is woken once for all of them.
-const TICK_BUSY: Duration = Duration::from_millis(1);
+/// How long it lets reports gather while they are many. It sleeps meanwhile: a poll that waits is woken for each of them.
+const TICK_BUSY: Duration = Duration::from_millis(4);
 /// Reports in a calm tick from which they are many: 10,000 a second.
 const BUSY_FROM: u64 = 200;
 /// Reports in a busy tick below which they are few: 4,000 a second.
-const CALM_BELOW: u64 = 4;
+const CALM_BELOW: u64 = 16;
 
 /// What became of one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -265,8 +265,13 @@ fn poll(base: &BaseProducer<Context>) {
         let mut tick = TICK_CALM;
         while !context.stop.load(Ordering::Acquire) {
             context.gathers.store(tick == TICK_BUSY, Ordering::Relaxed);
-            // Since rdkafka 0.38 a poll uses its whole time, whatever it serves.
-            base.poll(tick);
+            if tick == TICK_BUSY {
+                thread::sleep(TICK_BUSY);
+                serve_all(base);
+            } else {
+                // Since rdkafka 0.38 a poll uses its whole time, whatever it serves.
+                base.poll(tick);
+            }
             // rdkafka 0.39 passes an error on without telling whether it is fatal.
             if context.suspect.swap(false, Ordering::Relaxed)
                 && let Some((code, reason)) = base.client().fatal_error()
@@ -282,6 +287,18 @@ fn poll(base: &BaseProducer<Context>) {
     }));
     if result.is_err() {
         context.dead("the poll thread panicked");
+    }
+}
+
+/// Takes what is there without waiting: each poll of no time serves one event, and an event holds the reports of one answer of a broker.
+fn serve_all(base: &BaseProducer<Context>) {
+    let reported = &base.context().reported;
+    loop {
+        let before = reported.load(Ordering::Relaxed);
+        base.poll(Duration::ZERO);
+        if reported.load(Ordering::Relaxed) == before {
+            return;
+        }
     }
 }
 

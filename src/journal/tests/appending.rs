@@ -160,6 +160,49 @@ fn what_the_writer_has_not_taken_is_withdrawn_when_dropped_or_too_late() {
 }
 
 #[test]
+fn what_is_dropped_between_others_is_not_written() {
+    let bed = Bed::new();
+    let journal = bed.open_used();
+    bed.memory.hold_syncs(FIRST_SEGMENT);
+    with_lane(&journal, async |appender| {
+        let mut tasks = Vec::new();
+        for text in ["taken", "before", "dropped", "after"] {
+            let appender = appender.clone();
+            tasks.push(tokio::spawn(async move { appender.append(text.as_bytes().to_vec()).await }));
+            tokio::task::yield_now().await;
+            wait_until("the first is being synced", || bed.memory.waiting_syncs() == 1);
+        }
+        tasks[2].abort();
+        assert!(tasks.remove(2).await.unwrap_err().is_cancelled());
+        bed.memory.release_syncs();
+        for (task, lsn) in tasks.into_iter().zip(2..) {
+            assert_eq!(task.await.unwrap(), Ok(Lsn::new(lsn)));
+        }
+    });
+    let kept = ["first", "taken", "before", "after"].map(|text| text.as_bytes().to_vec());
+    assert_eq!(read_all(&journal, Lsn::FIRST), records(1, &kept));
+}
+
+#[test]
+fn a_segment_is_begun_in_an_order_that_survives_a_crash() {
+    let bed = Bed::new();
+    let journal = bed.open().journal;
+    bed.memory.take_done();
+    append(&journal, &payloads(1, 10));
+    let done = bed.memory.take_done();
+    let of_segment: Vec<Operation> =
+        done.iter().filter(|(_, path)| path.to_string_lossy().contains(FIRST_SEGMENT)).map(|(operation, _)| *operation).collect();
+    assert_eq!(of_segment, [Operation::Write, Operation::Sync, Operation::Rename, Operation::Write, Operation::Sync]);
+    let renamed = done.iter().position(|entry| *entry == (Operation::Rename, bed.path(FIRST_SEGMENT))).unwrap();
+    let first_frame = done
+        .iter()
+        .rposition(|(operation, path)| *operation == Operation::Write && path.to_string_lossy().contains(FIRST_SEGMENT))
+        .unwrap();
+    let of_folder = done[renamed..first_frame].iter().filter(|(operation, _)| *operation == Operation::SyncDir).count();
+    assert!(of_folder >= 1, "{done:?}");
+}
+
+#[test]
 fn what_was_taken_becomes_durable_even_if_nobody_waits_for_it() {
     let bed = Bed::new();
     let journal = bed.open_used();

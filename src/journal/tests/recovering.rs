@@ -426,7 +426,13 @@ fn what_is_accepted_is_written_and_synced_again_before_opening_returns() {
     let first_checkpoint =
         done.iter().rposition(|(operation, path)| *operation == Operation::Sync && path.ends_with("checkpoint")).unwrap();
     assert!(last(Operation::Sync) < first_checkpoint, "the checkpoint speaks only of what is durable");
-    assert!(done.iter().any(|(operation, path)| *operation == Operation::SyncDir && *path == bed.config.dir));
+    let is_checkpoint =
+        |operation: Operation, entry: &(Operation, std::path::PathBuf)| entry.0 == operation && entry.1.ends_with("checkpoint");
+    let settled = done.iter().position(|entry| is_checkpoint(Operation::Sync, entry)).unwrap();
+    let overwritten = done.iter().rposition(|entry| is_checkpoint(Operation::Write, entry)).unwrap();
+    assert!(settled < overwritten, "the slot that counts is durable before the other is written");
+    let folder = done.iter().position(|entry| *entry == (Operation::SyncDir, bed.config.dir.clone())).unwrap();
+    assert!(folder < overwritten, "the names that were found are durable before the checkpoint relies on them");
 }
 
 #[test]

@@ -181,10 +181,14 @@ fn a_segment_that_a_reader_still_holds_is_not_used_again_under_it() {
     let journal = bed.open().journal;
     let all = payloads(300, 1000);
     append(&journal, &all);
+    wait_until("two spares are ready", || bed.metrics.journal.spares.get() == 2);
     let mut reader = journal.reader(Lsn::FIRST);
     let mut items = vec![reader.next().unwrap().unwrap()];
     journal.set_positions(Positions::at(Lsn::new(301)));
     wait_until("the segments are freed", || bed.metrics.journal.segments.get() == 1);
+    let done = bed.memory.take_done();
+    assert!(done.contains(&(Operation::Remove, bed.segment_path(1))), "the one that is held is removed");
+    assert!(done.contains(&(Operation::Rename, bed.segment_path(2))), "one that nobody holds is used again");
     append(&journal, &all[..100]);
     append(&journal, &all[..100]);
     while let Some(item) = reader.next().unwrap() {

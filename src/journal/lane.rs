@@ -1,0 +1,166 @@
+//! One event loop's access to the queue: its appends, and the driver that wakes them there.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use super::lsn::Lsn;
+use super::queue::Queue;
+use super::slot::{AppendError, Slot, Stage};
+use super::sync::lock;
+
+/// Answered slots of one event loop, on their way back.
+#[derive(Debug, Default)]
+pub(super) struct Lane {
+    back: Mutex<Back>,
+}
+
+#[derive(Debug, Default)]
+struct Back {
+    ready: Vec<Arc<Slot>>,
+    driver: Option<Waker>,
+    ended: bool,
+}
+
+/// The two halves of one event loop's access.
+pub(super) fn lane(queue: &Arc<Queue>) -> (Appender, LaneDriver) {
+    let (number, lane) = queue.add_lane();
+    (Appender { queue: Arc::clone(queue), lane: number }, LaneDriver { queue: Arc::clone(queue), lane })
+}
+
+/// Appends from one event loop. Cheap to clone.
+#[derive(Clone)]
+pub struct Appender {
+    queue: Arc<Queue>,
+    lane: usize,
+}
+
+impl fmt::Debug for Appender {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Appender").field("lane", &self.lane).finish_non_exhaustive()
+    }
+}
+
+impl Appender {
+    /// Resolves when the record is durable, with its LSN. Needs the lane's [`LaneDriver`] to run.
+    ///
+    /// Cancel safe: where it is dropped before the writer has taken the record, the record is withdrawn and never becomes durable; after that, it
+    /// becomes durable all the same.
+    pub async fn append(&self, record: Vec<u8>) -> Result<Lsn, AppendError> {
+        let slot = self.queue.push(self.lane, record)?;
+        Answer { slot }.await
+    }
+}
+
+/// Waits for one slot's answer; withdraws it when dropped before the writer has taken it.
+struct Answer {
+    slot: Arc<Slot>,
+}
+
+impl Future for Answer {
+    type Output = Result<Lsn, AppendError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Some(answer) = self.slot.answer() {
+            return Poll::Ready(answer);
+        }
+        self.slot.wake_by(context.waker());
+        self.slot.answer().map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.slot.settle(Stage::Withdrawn);
+    }
+}
+
+/// Wakes the appends of one event loop, and withdraws those that have waited too long.
+pub struct LaneDriver {
+    queue: Arc<Queue>,
+    lane: Arc<Lane>,
+}
+
+impl fmt::Debug for LaneDriver {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("LaneDriver").finish_non_exhaustive()
+    }
+}
+
+impl LaneDriver {
+    /// How late after `answer_max` an append is withdrawn at most.
+    const SWEEP_INTERVAL_MAX: Duration = Duration::from_millis(50);
+    const SWEEP_INTERVAL_MIN: Duration = Duration::from_millis(1);
+
+    /// Spawn it on the event loop of the lane's [`Appender`], in a Tokio runtime with time enabled. It ends once the journal is closed or has failed and
+    /// every append has its answer.
+    pub async fn run(self) {
+        let interval = (self.queue.answer_max() / 4).clamp(Self::SWEEP_INTERVAL_MIN, Self::SWEEP_INTERVAL_MAX);
+        let mut ticks = tokio::time::interval(interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut ready = Vec::new();
+        loop {
+            tokio::select! {
+                biased;
+                more = poll_fn(|context| self.lane.poll_ready(context, &mut ready)) => {
+                    for slot in ready.drain(..) {
+                        slot.wake();
+                    }
+                    if more == More::No {
+                        return;
+                    }
+                }
+                _ = ticks.tick() => self.queue.sweep(),
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum More {
+    Yes,
+    No,
+}
+
+impl Lane {
+    /// Hands over answered slots, and wakes the driver.
+    pub(super) fn give(&self, slots: &mut Vec<Arc<Slot>>) {
+        let mut back = lock(&self.back);
+        back.ready.append(slots);
+        let driver = back.driver.take();
+        drop(back);
+        if let Some(driver) = driver {
+            driver.wake();
+        }
+    }
+
+    /// Nothing comes after what was handed over.
+    pub(super) fn end(&self) {
+        let mut back = lock(&self.back);
+        back.ended = true;
+        let driver = back.driver.take();
+        drop(back);
+        if let Some(driver) = driver {
+            driver.wake();
+        }
+    }
+
+    fn poll_ready(&self, context: &Context<'_>, ready: &mut Vec<Arc<Slot>>) -> Poll<More> {
+        let mut back = lock(&self.back);
+        if !back.ready.is_empty() {
+            std::mem::swap(&mut back.ready, ready);
+            return Poll::Ready(More::Yes);
+        }
+        if back.ended {
+            return Poll::Ready(More::No);
+        }
+        match back.driver.as_ref() {
+            Some(driver) if driver.will_wake(context.waker()) => {}
+            Some(_) | None => back.driver = Some(context.waker().clone()),
+        }
+        Poll::Pending
+    }
+}
