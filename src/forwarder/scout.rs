@@ -28,6 +28,10 @@ const FILES_EVERY: Duration = Duration::from_secs(5);
 /// How long Kafka has for one answer.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
+/// How long a stop waits for the thread, and how often it looks: an orchestrator that kills what does not end counts every second.
+const STOP_MAX: Duration = Duration::from_millis(500);
+const STOP_LOOK: Duration = Duration::from_millis(5);
+
 /// What the forwarder asks and is told.
 pub(super) struct Scout {
     shared: Arc<Shared>,
@@ -99,7 +103,7 @@ impl Scout {
         self.shared.asked.notify_one();
     }
 
-    /// Ends the thread once its question of the moment is answered.
+    /// Ends the thread, unless a question keeps it that Kafka does not answer: a stop does not wait for that.
     pub(super) fn stop(&mut self) {
         {
             let mut state = self.shared.lock();
@@ -107,7 +111,11 @@ impl Scout {
             state.producer = None;
         }
         self.shared.asked.notify_one();
-        if let Some(thread) = self.thread.take() {
+        let deadline = Instant::now() + STOP_MAX;
+        while self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) && Instant::now() < deadline {
+            thread::park_timeout(STOP_LOOK);
+        }
+        if let Some(thread) = self.thread.take_if(|thread| thread.is_finished()) {
             drop(thread.join());
         }
     }

@@ -102,7 +102,7 @@ fn is_open_again(bridge: &Bridge, sender: &mut Sender) {
 fn take_room(at: &Path) -> PathBuf {
     let neighbour = at.join("neighbour");
     let mut file = fs::File::create(&neighbour).unwrap();
-    while file.write_all(&[7; 64 * 1024]).is_ok() {}
+    while file.write_all(&[7; 16 * 1024]).is_ok() {}
     neighbour
 }
 

@@ -260,7 +260,7 @@ fn whoever_is_slow_is_sent_away_and_holds_nobody_up() {
 fn what_is_not_http_is_counted_and_whatever_a_body_holds_is_kept() {
     let kafka = kafka::shared();
     let prefix = prefix("rubbish");
-    let (_site, bridge) = started(&kafka, &prefix, "");
+    let (_site, bridge) = started(&kafka, &prefix, "http.header_timeout = \"2s\"");
     let hello = [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".as_slice(), &[7; 506]].concat();
     let noise: Vec<u8> = (0..10_000).map(|_| fastrand::u8(..)).collect();
     let rubbish: [&[u8]; 9] = [

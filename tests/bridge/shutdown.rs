@@ -119,6 +119,21 @@ fn a_stop_while_kafka_stands_still_ends_without_progress_and_the_next_start_has_
 }
 
 #[test]
+fn a_stop_does_not_wait_for_a_kafka_that_is_not_there() {
+    let site = Site::new(&nowhere(), "absent.", "shutdown.drain_max = \"10ms\"");
+    for recovered in 0..2 {
+        let mut bridge = site.start();
+        assert_eq!(bridge.recovered(), f64::from(recovered));
+        bridge.accept(FULL, &group_full("g", 1));
+        eventually("the loss of Kafka is told", PATIENCE, || bridge.log().contains("kafka lost").then_some(()));
+        bridge.terminate();
+        // Far less than what is granted to a single question.
+        let log = bridge.ended_with(0, Duration::from_secs(4));
+        assert!(log.contains("stays in the journal"), "{log}");
+    }
+}
+
+#[test]
 fn a_second_signal_ends_the_bridge_at_once_and_nothing_that_was_answered_is_lost() {
     let kafka = kafka::shared();
     let prefix = prefix("second");

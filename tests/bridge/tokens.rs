@@ -103,7 +103,7 @@ fn a_sign_is_required_checked_and_follows_the_tokens_file_as_it_rotates() {
 
 fn forwarded(bridge: &Bridge, app: u64, addresses: &[&str]) -> Answer {
     let body = group_full("g", 1);
-    let lines: String = addresses.iter().map(|address| format!("X-Forwarded-For: {address}\r\n")).collect();
+    let lines: String = addresses.iter().flat_map(|address| ["X-Forwarded-For: ", address, "\r\n"]).collect();
     let head =
         format!("POST /?SdkAppid={app} HTTP/1.1\r\nHost: b\r\nConnection: close\r\n{lines}Content-Length: {}\r\n\r\n{body}", body.len());
     exchange(bridge.public, head.as_bytes())

@@ -357,7 +357,7 @@ impl Client {
 
     /// Reads once; whether anything came before the end.
     fn read(&mut self) -> bool {
-        let mut bytes = [0; 64 * 1024];
+        let mut bytes = [0; 16 * 1024];
         match self.stream.read(&mut bytes) {
             Ok(0) => false,
             Ok(read) => {
