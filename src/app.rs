@@ -3,6 +3,7 @@
 //! A start that fails, fails before a callback was accepted. Whatever ends while it should run ends the process, with an exit code that says why.
 
 mod conditions;
+mod descriptors;
 
 use std::io;
 use std::net::SocketAddr;
@@ -123,10 +124,11 @@ impl Error {
 ///
 /// # Errors
 /// See [`Error`]. A stop by signal is none.
-pub async fn run(config: Config, purpose: Purpose, started: impl FnOnce(Addresses)) -> Result<(), Error> {
+pub async fn run(mut config: Config, purpose: Purpose, started: impl FnOnce(Addresses)) -> Result<(), Error> {
     // 1. Signals, so that none is missed.
     let mut signals = Signals::new().map_err(Error::System)?;
     // 2. Ports and files: all that an operator may have got wrong.
+    descriptors::share_out(&mut config);
     let strangers = match purpose {
         Purpose::Serve => Strangers::Refused,
         Purpose::Trial => Strangers::Accepted,

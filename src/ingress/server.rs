@@ -32,13 +32,18 @@ pub(super) fn bind(http: &config::Http) -> io::Result<std::net::TcpListener> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     let listener = {
         let _entered = runtime.enter();
-        let socket = if http.listen.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() }?;
-        socket.set_reuseaddr(true)?;
-        socket.bind(http.listen)?;
-        socket.listen(BACKLOG)?.into_std()
+        listen(http.listen)
     };
+    // Where this is called from another runtime, dropping this one would panic.
     runtime.shutdown_background();
     listener
+}
+
+fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = if address.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)?.into_std()
 }
 
 /// All connections that are open.

@@ -5,9 +5,13 @@
 #![expect(clippy::float_cmp, reason = "counters are whole numbers")]
 
 mod cli;
+mod disk;
 mod faults;
+mod hostile;
 mod ingress;
 mod kafka_client;
 mod kill;
+mod shutdown;
 mod spine;
 mod support;
+mod tokens;

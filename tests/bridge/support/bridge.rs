@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, Signal};
 use tempfile::TempDir;
 
 use super::eventually;
@@ -78,11 +80,23 @@ impl Site {
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     }
 
-    /// Starts the bridge and waits until it accepts callbacks.
-    pub(crate) fn start(&self) -> Bridge {
+    /// Puts one line of the configuration in place of another.
+    pub(crate) fn change(&self, from: &str, to: &str) {
+        let text = fs::read_to_string(self.config()).unwrap();
+        assert_eq!(text.lines().filter(|line| *line == from).count(), 1, "{from} in {text}");
+        fs::write(self.config(), text.replace(&format!("{from}\n"), &format!("{to}\n"))).unwrap();
+    }
+
+    /// `serve` with this configuration.
+    pub(crate) fn command(&self) -> Command {
         let mut command = program();
         command.args(["serve", "--config"]).arg(self.config());
-        Bridge::start(command)
+        command
+    }
+
+    /// Starts the bridge and waits until it accepts callbacks.
+    pub(crate) fn start(&self) -> Bridge {
+        Bridge::start(self.command())
     }
 }
 
@@ -92,21 +106,28 @@ pub(crate) struct Bridge {
     pub(crate) public: SocketAddr,
     pub(crate) admin: SocketAddr,
     log: Arc<Mutex<Vec<String>>>,
+    reader: Option<JoinHandle<()>>,
 }
 
 impl Bridge {
-    /// Runs `command`, whose JSON log lines say where it listens.
-    pub(crate) fn start(mut command: Command) -> Self {
+    /// Runs `command`, which may end at once.
+    pub(crate) fn spawn(mut command: Command) -> Self {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let stderr = child.stderr.take().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
         let lines = Arc::clone(&log);
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 lines.lock().unwrap().push(line);
             }
         });
-        let mut bridge = Self { child, public: SocketAddr::from(([0; 4], 0)), admin: SocketAddr::from(([0; 4], 0)), log };
+        let nowhere = SocketAddr::from(([0; 4], 0));
+        Self { child, public: nowhere, admin: nowhere, log, reader: Some(reader) }
+    }
+
+    /// Runs `command`, whose JSON log lines say where it listens.
+    pub(crate) fn start(command: Command) -> Self {
+        let mut bridge = Self::spawn(command);
         let (public, admin) = eventually("the bridge accepts callbacks", PATIENCE, || {
             if let Some(status) = bridge.child.try_wait().unwrap() {
                 panic!("the bridge ended with {status}: {}", bridge.log());
@@ -170,6 +191,26 @@ impl Bridge {
         self.metrics().iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, value)| value).sum()
     }
 
+    /// Callbacks accepted so far.
+    pub(crate) fn accepted(&self) -> f64 {
+        self.metric("chat_bridge_callbacks_total{outcome=\"accepted\"")
+    }
+
+    /// Requests refused so far for this reason.
+    pub(crate) fn refused(&self, reason: &str) -> f64 {
+        self.metrics()[&format!("chat_bridge_callbacks_total{{outcome=\"refused\",reason=\"{reason}\"}}")]
+    }
+
+    /// Records that an earlier run had left.
+    pub(crate) fn recovered(&self) -> f64 {
+        self.metric("chat_bridge_journal_recovered_records_total")
+    }
+
+    /// Records that wait for Kafka.
+    pub(crate) fn unpublished(&self) -> f64 {
+        self.metric("chat_bridge_journal_unpublished_records")
+    }
+
     /// Waits until nothing is unpublished and nothing in hand, and checks that the counters balance.
     pub(crate) fn settled(&self, timeout: Duration) {
         eventually("nothing is unpublished", timeout, || (self.metric("chat_bridge_journal_unpublished_records") == 0.0).then_some(()));
@@ -186,24 +227,42 @@ impl Bridge {
         self.child.wait().unwrap();
     }
 
-    /// Sends SIGTERM.
-    pub(crate) fn terminate(&self) {
+    /// Lets it have so many file descriptors; tells how many it could have before.
+    pub(crate) fn limit_descriptors(&self, current: Option<u64>) -> Option<u64> {
         let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let maximum = rustix::process::getrlimit(Resource::Nofile).maximum;
+        rustix::process::prlimit(Some(pid), Resource::Nofile, Rlimit { current, maximum }).unwrap().current
     }
 
-    /// Waits for its end; tells how it ended, and what it logged.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// Sends SIGTERM.
+    pub(crate) fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Waits for its end; tells how it ended, and all that it logged.
     pub(crate) fn ended(&mut self, timeout: Duration) -> (ExitStatus, String) {
         let status = eventually("the bridge ends", timeout, || self.child.try_wait().unwrap());
+        // What it wrote last may still be on its way.
+        drop(self.reader.take().map(JoinHandle::join));
         (status, self.log())
+    }
+
+    /// Waits for its end, and expects it to be by itself and with this code; tells what it logged.
+    pub(crate) fn ended_with(&mut self, code: i32, timeout: Duration) -> String {
+        let (status, log) = self.ended(timeout);
+        assert_eq!((status.code(), status.signal()), (Some(code), None), "{log}");
+        log
     }
 
     /// Stops it in order and checks that its code is 0.
     pub(crate) fn stop(mut self) -> String {
         self.terminate();
-        let (status, log) = self.ended(PATIENCE);
-        assert_eq!((status.code(), status.signal()), (Some(0), None), "{log}");
-        log
+        self.ended_with(0, PATIENCE)
     }
 }
 
@@ -229,22 +288,166 @@ pub(crate) struct Answer {
     pub(crate) body: String,
 }
 
+impl Answer {
+    fn parse(text: &str) -> Self {
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no HTTP answer: {text:?}"));
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        Self { status, head: head.to_owned(), body: body.to_owned() }
+    }
+
+    /// A header's value; its name in lower case.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.head
+            .lines()
+            .filter_map(|line| line.split_once(": "))
+            .find(|(known, _)| known.to_ascii_lowercase() == name)
+            .map(|(_, value)| value)
+    }
+
+    /// Whether it tells its client to close the connection.
+    pub(crate) fn closes(&self) -> bool {
+        self.header("connection") == Some("close")
+    }
+
+    /// Whether it says that the callback is durable.
+    pub(crate) fn is_success(&self) -> bool {
+        self.status == 200 && self.body == OK
+    }
+}
+
 /// Sends bytes and reads until the other side closes.
 pub(crate) fn exchange(address: SocketAddr, request: &[u8]) -> Answer {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.write_all(request).unwrap();
+    attempt(address, request).unwrap()
+}
+
+/// Sends bytes to a server that may not be there, or go away: an error where it does before it has answered.
+pub(crate) fn attempt(address: SocketAddr, request: &[u8]) -> io::Result<Answer> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(request)?;
     let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).unwrap();
-    let text = String::from_utf8(bytes).unwrap();
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no HTTP answer: {text:?}"));
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    Answer { status, head: head.to_owned(), body: body.to_owned() }
+    stream.read_to_end(&mut bytes)?;
+    if bytes.is_empty() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(Answer::parse(&String::from_utf8(bytes).unwrap()))
+}
+
+/// A connection that is kept.
+pub(crate) struct Client {
+    stream: TcpStream,
+    unread: Vec<u8>,
+}
+
+impl Client {
+    pub(crate) fn connect(address: SocketAddr) -> Self {
+        Self::new(TcpStream::connect(address).unwrap())
+    }
+
+    pub(crate) fn new(stream: TcpStream) -> Self {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self { stream, unread: Vec::new() }
+    }
+
+    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).unwrap();
+    }
+
+    /// Reads once; whether anything came before the end.
+    fn read(&mut self) -> bool {
+        let mut bytes = [0; 16 * 1024];
+        match self.stream.read(&mut bytes) {
+            Ok(0) => false,
+            Ok(read) => {
+                self.unread.extend_from_slice(&bytes[..read]);
+                true
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => false,
+            Err(error) => panic!("{error}; read so far {:?}", String::from_utf8_lossy(&self.unread)),
+        }
+    }
+
+    /// The next answer.
+    pub(crate) fn answer(&mut self) -> Answer {
+        let end = loop {
+            if let Some(end) = memchr::memmem::find(&self.unread, b"\r\n\r\n") {
+                break end + 4;
+            }
+            assert!(self.read(), "the connection ended; read so far {:?}", String::from_utf8_lossy(&self.unread));
+        };
+        let mut answer = Answer::parse(std::str::from_utf8(&self.unread[..end]).unwrap());
+        let length: usize = answer.header("content-length").unwrap_or("0").parse().unwrap();
+        while self.unread.len() < end + length {
+            assert!(self.read(), "the connection ended within a body");
+        }
+        answer.body = String::from_utf8(self.unread[end..end + length].to_vec()).unwrap();
+        self.unread.drain(..end + length);
+        answer
+    }
+
+    /// The statuses of the next answers, which have nothing in their bodies that looks like the end of a head.
+    pub(crate) fn statuses(&mut self, count: usize) -> BTreeMap<u16, u64> {
+        let mut statuses = BTreeMap::new();
+        let (mut seen, mut at) = (0, 0);
+        while seen < count {
+            // Every answer of ours ends with its body's closing brace, the next begins behind it.
+            let Some(end) = memchr::memchr(b'}', &self.unread[at..]) else {
+                self.unread.drain(..at);
+                at = 0;
+                assert!(self.read(), "the connection ended after {seen} answers");
+                continue;
+            };
+            let answer = &self.unread[at..=at + end];
+            let status = std::str::from_utf8(answer).unwrap().strip_prefix("HTTP/1.1 ").unwrap().get(..3).unwrap().parse().unwrap();
+            *statuses.entry(status).or_default() += 1;
+            at += end + 1;
+            seen += 1;
+        }
+        self.unread.drain(..at);
+        statuses
+    }
+
+    /// What comes until the connection ends.
+    pub(crate) fn rest(&mut self) -> String {
+        while self.read() {}
+        String::from_utf8(std::mem::take(&mut self.unread)).unwrap()
+    }
+
+    /// Posts a callback and gives the answer.
+    pub(crate) fn post(&mut self, body: &str) -> Answer {
+        self.send(request(body));
+        self.answer()
+    }
+}
+
+/// A request with a callback of `Group.CallbackAfterGroupFull`, on a connection that is to be kept.
+pub(crate) fn request(body: &str) -> String {
+    full("", body)
+}
+
+/// The same on a connection that is to be closed.
+pub(crate) fn closing_request(body: &str) -> String {
+    full("Connection: close\r\n", body)
+}
+
+fn full(headers: &str, body: &str) -> String {
+    format!(
+        "POST /?SdkAppid={APP}&CallbackCommand=Group.CallbackAfterGroupFull HTTP/1.1\r\nHost: bridge\r\n{headers}Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 /// A body of `Group.CallbackAfterGroupFull`.
 pub(crate) fn group_full(group: &str, time: u64) -> String {
     format!(r#"{{"CallbackCommand":"Group.CallbackAfterGroupFull","GroupId":"{group}","EventTime":"{time}"}}"#)
+}
+
+/// A body with spaces behind it, up to this many bytes.
+pub(crate) fn padded(mut body: String, bytes: usize) -> String {
+    body.extend(std::iter::repeat_n(' ', bytes.saturating_sub(body.len())));
+    body
 }
 
 /// The name of a topic prefix that no other test uses.

@@ -256,6 +256,14 @@ impl Kafka {
         records
     }
 
+    /// The keys of all records of a topic, sorted; a record without one has an empty one.
+    pub(crate) fn keys(&self, topic: &str) -> Vec<String> {
+        let key = |record: Record| String::from_utf8(record.key.unwrap_or_default()).unwrap();
+        let mut keys: Vec<String> = self.read(topic).into_iter().map(key).collect();
+        keys.sort();
+        keys
+    }
+
     fn ask(&self, command: &str) -> String {
         let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
         control.get_or_insert_with(|| Control::start(&self.bootstrap_servers())).ask(command)
