@@ -11,18 +11,18 @@ use super::record::Salt;
 use super::storage::{File, read_exact_at, write_all_at};
 use crate::clock::Timestamp;
 
-/// Length of the page before the first frame.
-pub(super) const PAGE: usize = 4096;
+/// Length of the header page, before the first frame.
+pub(super) const PAGE: usize = 8192;
 /// The same as an offset.
-pub(super) const PAGE_END: u64 = 4096;
+pub(super) const PAGE_END: u64 = 8192;
 /// Version of the format of segments.
 pub(super) const VERSION: u32 = 1;
 
 const MAGIC: [u8; 8] = *b"CBridgeJ";
 /// Length of a header.
 const HEADER: usize = 64;
-/// Where the page holds the header: twice, so that damage to one copy costs nothing.
-const COPIES: [usize; 2] = [0, 2048];
+/// Where the page holds the header: twice, and in two physical sectors, which are 4 KiB long on many disks, so that a bad one costs nothing.
+const COPIES: [usize; 2] = [0, 4096];
 const SUFFIX: &str = ".segment";
 const SPARE_PREFIX: &str = "spare-";
 const PREPARING_SUFFIX: &str = ".preparing";
@@ -240,7 +240,7 @@ mod tests {
     fn a_page_whose_two_copies_are_damaged_is_bad_and_another_version_is_told() {
         let mut page = header().encode();
         page[40] ^= 1;
-        page[2048 + 50] ^= 1;
+        page[COPIES[1] + 50] ^= 1;
         assert_eq!(Header::parse(&page), Page::Bad);
         assert_eq!(Header::parse(&[0; PAGE]), Page::Bad);
         assert_eq!(Header::parse(&[]), Page::Bad);

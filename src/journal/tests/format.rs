@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::clock::Timestamp;
 use crate::journal::checkpoint::{Content, encode};
 use crate::journal::record::{self, Salt};
-use crate::journal::segment::{Header, PAGE};
+use crate::journal::segment::Header;
 use crate::journal::{Lsn, Positions, frame};
 
 const SALT: Salt = Salt(0x0123_4567_89AB_CDEF);
@@ -48,8 +48,9 @@ fn the_header_page_of_a_segment() {
         "07000000000000000201000000000000efcdab8967452301f84f86ea60ef0500",
     );
     assert_eq!(hex(&page[..64]), copy);
-    assert_eq!(hex(&page[2048..2112]), copy);
-    assert!(page[64..2048].iter().chain(&page[2112..PAGE]).all(|byte| *byte == 0));
+    assert_eq!(hex(&page[4096..4160]), copy);
+    assert!(page[64..4096].iter().chain(&page[4160..]).all(|byte| *byte == 0));
+    assert_eq!(page.len(), 8192);
 }
 
 #[test]

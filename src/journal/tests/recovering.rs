@@ -129,7 +129,7 @@ fn one_flipped_bit_anywhere_costs_at_most_one_record_and_is_told() {
     for before in [Vec::new(), stale()] {
         let (image, all) = three_frames(before);
         for byte in 0..*image.frames.last().unwrap() {
-            if (64..2048).contains(&byte) || (2112..PAGE).contains(&byte) {
+            if (64..4096).contains(&byte) || (4160..PAGE).contains(&byte) {
                 continue;
             }
             let mut flipped = Image::new(1, 1, 0x5A17, image.bytes.clone());
@@ -328,7 +328,7 @@ fn a_segment_whose_two_headers_are_bad_is_set_aside_whole() {
             })
             .collect();
         segments[bad - 1].bytes[20] ^= 1;
-        segments[bad - 1].bytes[2048 + 20] ^= 1;
+        segments[bad - 1].bytes[4096 + 20] ^= 1;
         put(&bed.memory, &bed.config.dir, &[(1, &segments[0].bytes), (2, &segments[1].bytes), (3, &segments[2].bytes)]);
         write_checkpoint(&bed, segments[0].journal, 10, at(1));
         let (report, items) = recover_twice(&bed);
@@ -480,6 +480,18 @@ fn spares_are_taken_over_and_what_is_unfinished_is_removed() {
     assert_eq!(opened.report.start, Start::Clean);
     assert_eq!(bed.metrics.journal.spares.get(), 2);
     assert!(!bed.names().iter().any(|name| name.ends_with(".preparing")));
+}
+
+#[test]
+fn a_bad_sector_in_the_header_page_costs_nothing() {
+    let (image, all) = three_frames(stale());
+    for sector in (0..PAGE).step_by(4096) {
+        let mut damaged = Image::new(1, 1, 0x5A17, image.bytes.clone());
+        damaged.bytes[sector..sector + 4096].fill(0xEE);
+        let (report, items) = recover_twice(&damaged.folder(10, at(1)));
+        assert_eq!(items, records(1, &all), "sector at {sector}");
+        assert_eq!((report.set_aside.len(), report.identity_before), (0, None), "sector at {sector}");
+    }
 }
 
 #[derive(Clone, Debug)]
