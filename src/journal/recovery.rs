@@ -245,9 +245,17 @@ impl<'a> Mending<'a> {
     }
 
     fn mend(mut self, lock: Box<dyn Lock>) -> Result<Recovered, Error> {
-        let survey = self.mend_last_segment()?;
+        let survey = self.examine_last_segment()?;
         let found_end = survey.as_ref().map_or(Lsn::FIRST, |survey| survey.end);
-        let identity_changed = self.settle_end(found_end, survey.as_ref())?;
+        let identity_changed = self.has_lost_end(found_end);
+        if let Some((last, survey)) = self.segments.back().cloned().zip(survey.as_ref()) {
+            if identity_changed && !self.end_unknown {
+                // Where frames should be that are not there, something else is. Only what was found is worth a copy, so this comes before any write.
+                self.keep(&last, survey.cut, last.length)?;
+            }
+            survey::rewrite(&last, survey, if self.unclean { survey::Rest::Zero } else { survey::Rest::Leave })?;
+        }
+        self.settle_end(found_end, identity_changed);
         let last_is_ours = self.segments.back().is_some_and(|segment| segment.header.journal == self.content.journal);
         let whole = survey.as_ref().is_some_and(|survey| survey.corrupt.is_empty() && survey.end == self.content.durable_end);
         self.account(found_end);
@@ -267,8 +275,8 @@ impl<'a> Mending<'a> {
         })
     }
 
-    /// Decides what of the last segment counts, and makes it durable.
-    fn mend_last_segment(&mut self) -> Result<Option<Survey>, Error> {
+    /// Decides what of the last segment counts, and keeps what is corrupt.
+    fn examine_last_segment(&mut self) -> Result<Option<Survey>, Error> {
         let Some(last) = self.segments.back().cloned() else { return Ok(None) };
         let survey = survey::examine(&last, self.content.durable_end)?;
         for damage in &survey.corrupt {
@@ -281,7 +289,6 @@ impl<'a> Mending<'a> {
             self.metrics.torn_tails.inc();
             self.report.torn_tail = survey.torn;
         }
-        survey::rewrite(&last, &survey, if self.unclean { survey::Rest::Zero } else { survey::Rest::Leave })?;
         Ok(Some(survey))
     }
 
@@ -302,26 +309,28 @@ impl<'a> Mending<'a> {
         Ok(())
     }
 
-    /// Where the log goes on. Where the checkpoint knows of more than the log holds, the log has lost its end, and with it perhaps records that the
-    /// checkpoint did not know of yet: they cannot be told from those that come next, unless these come under another identity.
-    fn settle_end(&mut self, found_end: Lsn, survey: Option<&Survey>) -> Result<bool, Error> {
-        let known = found_end.max(self.content.since);
+    /// The first LSN that nothing in the checkpoint speaks of.
+    fn claimed_end(&self) -> Lsn {
         let positions = &self.content.positions;
-        let claimed = self.content.durable_end.max(positions.scanned).max(positions.sent_bound);
-        let lost_end = claimed > known || self.end_unknown;
-        let end = known.max(claimed);
+        self.content.durable_end.max(positions.scanned).max(positions.sent_bound)
+    }
+
+    /// Whether the log does not hold all that the checkpoint knows of, or nobody can tell.
+    fn has_lost_end(&self, found_end: Lsn) -> bool {
+        self.claimed_end() > found_end.max(self.content.since) || self.end_unknown
+    }
+
+    /// Where the log goes on. With its end, it has perhaps lost records that the checkpoint did not know of yet: they cannot be told from those that come
+    /// next, unless these come under another identity.
+    fn settle_end(&mut self, found_end: Lsn, lost_end: bool) {
+        let end = found_end.max(self.content.since).max(self.claimed_end());
         if lost_end {
-            if let (Some(last), Some(survey), false) = (self.segments.back().cloned(), survey, self.end_unknown) {
-                // Where frames should be that are not there, something else is.
-                self.keep(&last, survey.cut, last.length)?;
-            }
             self.report.identity_before = Some(self.content.journal);
             self.metrics.identity_changes.inc();
             self.content.journal = Uuid::new_v4();
             self.content.since = end;
         }
         self.content.durable_end = end;
-        Ok(lost_end)
     }
 
     /// What the operator and the metrics are told.

@@ -494,6 +494,24 @@ fn a_bad_sector_in_the_header_page_costs_nothing() {
     }
 }
 
+#[test]
+fn what_stands_where_durable_records_should_be_is_kept_as_it_was_found() {
+    let (mut image, all) = three_frames(Vec::new());
+    let from = image.frames[2];
+    for byte in &mut image.bytes[from..image.frames[3]] {
+        *byte ^= 0x55;
+    }
+    let bed = image.folder(10, at(1));
+    let (report, items) = recover_twice(&bed);
+    let mut expected = records(1, &all[..5]);
+    expected.push(corrupt(6, 10));
+    assert_eq!(items, expected);
+    let name = format!("{:020}-{from:010}", 1);
+    assert_eq!(report.set_aside, [name.as_str()]);
+    let kept = bed.memory.contents(&bed.config.dir.join("set-aside").join(name));
+    assert!(kept == image.bytes[from..], "not as it was found: {:?}...", &kept[..32]);
+}
+
 #[derive(Clone, Debug)]
 enum Act {
     Append(usize, usize),
