@@ -153,6 +153,7 @@ struct Mending<'a> {
     content: Content,
     report: RecoveryReport,
     spares: VecDeque<Spare>,
+    headless: Vec<u64>,
     set_aside_bytes: u64,
     next_segment: u64,
     next_spare: u64,
@@ -202,34 +203,23 @@ impl<'a> Mending<'a> {
             content,
             report,
             spares: VecDeque::new(),
+            headless,
             set_aside_bytes: holdings.bytes,
             next_segment: highest + 1,
             next_spare,
             end_unknown,
             unclean,
         };
-        this.tidy(&headless, &spares, &unfinished)?;
+        this.tidy(&spares, &unfinished)?;
         Ok(this)
     }
 
-    /// Removes what is of no use, keeps what cannot be read out of the way, and makes durable which names there are.
-    fn tidy(&mut self, headless: &[u64], spares: &[(u64, u64)], unfinished: &[String]) -> Result<(), Error> {
+    /// Removes what is of no use, and makes durable which names there are.
+    fn tidy(&mut self, spares: &[(u64, u64)], unfinished: &[String]) -> Result<(), Error> {
         let dir = self.config.dir.as_path();
         for name in unfinished {
             let path = dir.join(name);
             self.storage.remove(&path).context("remove", &path)?;
-        }
-        for &number in headless {
-            let path = Segment::path(dir, number);
-            let length = self.storage.open(&path).and_then(|file| file.length()).context("open", &path)?;
-            self.metrics.set_aside.inc();
-            match set_aside::keep_file(self.storage.as_ref(), dir, &path) {
-                Ok(name) => self.report.set_aside.push(name),
-                // It stays where it is, out of the log, until a later start.
-                Err(error) if error.is_no_space() => {}
-                Err(error) => return Err(error),
-            }
-            self.set_aside_bytes = self.set_aside_bytes.saturating_add(length);
         }
         for &(number, length) in spares {
             let path = Spare::path(dir, number);
@@ -260,6 +250,7 @@ impl<'a> Mending<'a> {
         let whole = survey.as_ref().is_some_and(|survey| survey.corrupt.is_empty() && survey.end == self.content.durable_end);
         self.account(found_end);
         self.write_checkpoint()?;
+        self.move_headless()?;
         Ok(Recovered {
             lock,
             checkpoint: self.checkpoint,
@@ -290,6 +281,28 @@ impl<'a> Mending<'a> {
             self.report.torn_tail = survey.torn;
         }
         Ok(Some(survey))
+    }
+
+    /// Moves files that cannot be read out of the way. Only when the checkpoint with what was decided is durable: without the newest of them in its place, a
+    /// start after a crash would not see that the log has lost its end, and use LSNs twice.
+    fn move_headless(&mut self) -> Result<(), Error> {
+        let dir = self.config.dir.as_path();
+        for number in std::mem::take(&mut self.headless) {
+            let path = Segment::path(dir, number);
+            let length = self.storage.open(&path).and_then(|file| file.length()).context("open", &path)?;
+            self.metrics.set_aside.inc();
+            self.set_aside_bytes = self.set_aside_bytes.saturating_add(length);
+            if self.checkpoint.is_none() {
+                // For lack of room. It stays where it is, out of the log, until a later start.
+                continue;
+            }
+            match set_aside::keep_file(self.storage.as_ref(), dir, &path) {
+                Ok(name) => self.report.set_aside.push(name),
+                Err(error) if error.is_no_space() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     fn keep(&mut self, segment: &Segment, from: u64, to: u64) -> Result<(), Error> {

@@ -512,6 +512,40 @@ fn what_stands_where_durable_records_should_be_is_kept_as_it_was_found() {
     assert!(kept == image.bytes[from..], "not as it was found: {:?}...", &kept[..32]);
 }
 
+#[test]
+fn a_segment_without_a_header_stays_until_the_identity_that_follows_it_is_durable() {
+    let folder = || {
+        let bed = Bed::new();
+        let all = payloads(3, 70);
+        let mut first = Image::new(1, 1, 7, Vec::new());
+        first.push(&all);
+        let mut second = Image::new(4, 2, 14, Vec::new());
+        second.push(&all);
+        second.bytes[..PAGE].fill(0);
+        put(&bed.memory, &bed.config.dir, &[(1, &first.bytes), (2, &second.bytes)]);
+        // The second segment's records were answered, and the checkpoint does not say so yet.
+        write_checkpoint(&bed, first.journal, 4, at(1));
+        (bed, first.journal)
+    };
+    for (operation, skip) in [(Operation::Write, 0), (Operation::Write, 1), (Operation::Sync, 0), (Operation::Sync, 1)] {
+        let (bed, journal) = folder();
+        bed.memory.fail(operation, "checkpoint", skip, 1, ErrorKind::Other);
+        assert_eq!(bed.try_open().expect_err("must fail").class(), Class::Io);
+        let again = bed.killed();
+        again.memory.heal();
+        let report = again.open().report;
+        assert_ne!(report.identity, journal, "{operation:?} {skip}: the lost segment's LSNs must not be used again under its identity");
+        assert_eq!(report.set_aside, [format!("{:020}.segment", 2)]);
+    }
+    let (bed, _) = folder();
+    bed.memory.take_done();
+    drop(bed.open());
+    let done = bed.memory.take_done();
+    let moved = done.iter().position(|entry| *entry == (Operation::Rename, bed.segment_path(2))).unwrap();
+    let syncs = done[..moved].iter().filter(|(operation, path)| *operation == Operation::Sync && path.ends_with("checkpoint")).count();
+    assert_eq!(syncs, 2, "what was found, and what was decided: {done:?}");
+}
+
 #[derive(Clone, Debug)]
 enum Act {
     Append(usize, usize),
