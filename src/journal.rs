@@ -145,11 +145,23 @@ pub struct Opened {
 /// prepared. Where there is no room for one, the journal opens in [`State::Full`].
 pub fn open(config: Config, storage: Arc<dyn Storage>, metrics: metrics::Journal, clock: Clock) -> Result<Opened, Error> {
     config.check()?;
-    let Recovered { lock, checkpoint, content, segments, spares, set_aside_bytes, next_segment, next_spare, end_offset, writable, report } =
-        recovery::recover(&config, &storage, &metrics)?;
+    let Recovered {
+        lock,
+        checkpoint,
+        content,
+        segments,
+        spares,
+        set_aside_bytes,
+        without_room,
+        next_segment,
+        next_spare,
+        end_offset,
+        writable,
+        report,
+    } = recovery::recover(&config, &storage, &metrics)?;
     let last = segments.back().cloned();
     let mark = Mark { end: content.durable_end, segment: last.as_ref().map_or(0, |segment| segment.header.number), offset: end_offset };
-    let files = FilesInner::new(segments, spares, set_aside_bytes);
+    let files = FilesInner::new(segments, spares, set_aside_bytes, without_room);
     let shared = Arc::new(Shared::new(config, storage, metrics, clock, content.journal, files, mark));
     let mut keeper = Keeper::new(Arc::clone(&shared), checkpoint, content.since, content.positions.clone(), next_spare);
     let active = last.filter(|_| writable).map(|segment| Active { segment, offset: end_offset });

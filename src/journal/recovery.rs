@@ -17,7 +17,7 @@ use super::error::{Context, Error};
 use super::lsn::Lsn;
 use super::report::{RecoveryReport, Start};
 use super::segment::{Header, Name, Page, Segment, Spare};
-use super::set_aside::{self, Holdings, Kept};
+use super::set_aside::{self, Holdings, Kept, WithoutRoom};
 use super::storage::{Lock, Storage};
 use super::survey::{self, Survey};
 use crate::metrics;
@@ -34,6 +34,7 @@ pub(super) struct Recovered {
     pub(super) segments: VecDeque<Arc<Segment>>,
     pub(super) spares: VecDeque<Spare>,
     pub(super) set_aside_bytes: u64,
+    pub(super) without_room: WithoutRoom,
     pub(super) next_segment: u64,
     pub(super) next_spare: u64,
     /// Where the last segment's frames end.
@@ -155,6 +156,7 @@ struct Mending<'a> {
     spares: VecDeque<Spare>,
     headless: Vec<u64>,
     set_aside_bytes: u64,
+    without_room: WithoutRoom,
     next_segment: u64,
     next_spare: u64,
     /// The newest segment's header was bad: nobody knows which LSNs it had.
@@ -205,6 +207,7 @@ impl<'a> Mending<'a> {
             spares: VecDeque::new(),
             headless,
             set_aside_bytes: holdings.bytes,
+            without_room: WithoutRoom::default(),
             next_segment: highest + 1,
             next_spare,
             end_unknown,
@@ -258,6 +261,7 @@ impl<'a> Mending<'a> {
             segments: self.segments,
             spares: self.spares,
             set_aside_bytes: self.set_aside_bytes,
+            without_room: self.without_room,
             next_segment: self.next_segment,
             next_spare: self.next_spare,
             end_offset: survey.as_ref().map_or(0, |survey| survey.cut),
@@ -310,14 +314,13 @@ impl<'a> Mending<'a> {
         if from >= to {
             return Ok(());
         }
-        match set_aside::keep(self.storage.as_ref(), &self.config.dir, segment, from, to)? {
-            Kept::New { name, bytes } => {
-                self.metrics.set_aside.inc();
-                self.set_aside_bytes = self.set_aside_bytes.saturating_add(bytes);
-                self.report.set_aside.push(name);
-            }
-            Kept::NoRoom => self.metrics.set_aside.inc(),
-            Kept::Known => {}
+        let kept = set_aside::keep(self.storage.as_ref(), &self.config.dir, segment, from, to)?;
+        if self.without_room.note(segment, from, &kept) {
+            self.metrics.set_aside.inc();
+        }
+        if let Kept::New { name, bytes } = kept {
+            self.set_aside_bytes = self.set_aside_bytes.saturating_add(bytes);
+            self.report.set_aside.push(name);
         }
         Ok(())
     }

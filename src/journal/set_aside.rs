@@ -2,6 +2,7 @@
 //!
 //! A piece's name is made of the segment's number and the offset, so that a second look at the same damage does not add another.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
@@ -26,6 +27,27 @@ pub(super) enum Kept {
     Known,
     /// There was no room for a copy.
     NoRoom,
+}
+
+/// Pieces that found no room, by number of the segment and offset: each is counted once, however often it is looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct WithoutRoom(BTreeSet<(u64, u64)>);
+
+impl WithoutRoom {
+    /// Notes what became of a piece, and tells whether it is to be counted.
+    pub(super) fn note(&mut self, segment: &Segment, from: u64, kept: &Kept) -> bool {
+        let piece = (segment.header.number, from);
+        match kept {
+            Kept::New { .. } => !self.0.remove(&piece),
+            Kept::Known => false,
+            Kept::NoRoom => self.0.insert(piece),
+        }
+    }
+
+    /// Forgets those of segments below this number, which are freed.
+    pub(super) fn forget_below(&mut self, number: u64) {
+        self.0 = self.0.split_off(&(number, 0));
+    }
 }
 
 /// What the folder holds.
@@ -92,16 +114,24 @@ fn make_folder(storage: &dyn Storage, dir: &Path, folder: &Path) -> Result<(), E
 fn copy(storage: &dyn Storage, folder: &Path, name: &str, segment: &Segment, (from, to): (u64, u64)) -> Result<Kept, Error> {
     let end = to.min(segment.length).min(from.saturating_add(PIECE_MAX));
     let partial = folder.join(format!("{name}{PARTIAL_SUFFIX}"));
-    let written = write_copy(storage, &partial, segment, (from, end));
-    if let Err(error) = written {
+    let made = write_copy(storage, &partial, segment, (from, end))
+        .and_then(|()| storage.rename(&partial, &folder.join(name)).context("rename", &partial));
+    if let Err(error) = made {
         if error.is_no_space() {
-            storage.remove(&partial).context("remove", &partial)?;
+            remove_if_there(storage, &partial)?;
         }
         return Err(error);
     }
-    storage.rename(&partial, &folder.join(name)).context("rename", &partial)?;
     storage.sync_dir(folder).context("sync", folder)?;
     Ok(Kept::New { name: name.to_owned(), bytes: end.saturating_sub(from) })
+}
+
+/// There may have been no room even to create it.
+fn remove_if_there(storage: &dyn Storage, path: &Path) -> Result<(), Error> {
+    match storage.remove(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.context("remove", path),
+    }
 }
 
 fn write_copy(storage: &dyn Storage, partial: &Path, segment: &Segment, (from, end): (u64, u64)) -> Result<(), Error> {

@@ -14,7 +14,7 @@ use super::error::Error;
 use super::lsn::Lsn;
 use super::queue::{Activity, Queue};
 use super::segment::{Segment, Spare};
-use super::set_aside::{self, Kept};
+use super::set_aside::{self, Kept, WithoutRoom};
 use super::slot::AppendError;
 use super::status::{FullReason, State, Status};
 use super::storage::Storage;
@@ -167,9 +167,11 @@ impl Shared {
     pub(super) fn take_segment_below(&self, lowest: Lsn) -> Option<Arc<Segment>> {
         let mut files = lock(&self.files.inner);
         let second = files.segments.get(1)?;
+        let number = second.header.number;
         if second.header.first > lowest {
             return None;
         }
+        files.without_room.forget_below(number);
         let oldest = files.segments.pop_front();
         self.show(&files);
         oldest
@@ -190,16 +192,15 @@ impl Shared {
     pub(super) fn set_aside(&self, segment: &Segment, from: u64, to: u64) -> Result<Kept, Error> {
         let _alone = lock(&self.setting_aside);
         let kept = set_aside::keep(self.storage.as_ref(), &self.config.dir, segment, from, to)?;
-        match &kept {
-            Kept::New { bytes, .. } => {
-                self.metrics.set_aside.inc();
-                let mut files = lock(&self.files.inner);
-                files.set_aside_bytes = files.set_aside_bytes.saturating_add(*bytes);
-                self.show(&files);
-            }
-            Kept::NoRoom => self.metrics.set_aside.inc(),
-            Kept::Known => {}
+        let mut files = lock(&self.files.inner);
+        if files.without_room.note(segment, from, &kept) {
+            self.metrics.set_aside.inc();
         }
+        if let Kept::New { bytes, .. } = &kept {
+            files.set_aside_bytes = files.set_aside_bytes.saturating_add(*bytes);
+            self.show(&files);
+        }
+        drop(files);
         Ok(kept)
     }
 
@@ -235,6 +236,7 @@ pub(super) struct FilesInner {
     /// In the order of their making; the oldest is used first.
     pub(super) spares: VecDeque<Spare>,
     pub(super) set_aside_bytes: u64,
+    without_room: WithoutRoom,
     /// Of the spare that the writer is making a segment of.
     taken_bytes: u64,
     /// Why no spare can be prepared.
@@ -243,8 +245,8 @@ pub(super) struct FilesInner {
 }
 
 impl FilesInner {
-    pub(super) fn new(segments: VecDeque<Arc<Segment>>, spares: VecDeque<Spare>, set_aside_bytes: u64) -> Self {
-        Self { segments, spares, set_aside_bytes, taken_bytes: 0, blocked: None, stopped: false }
+    pub(super) fn new(segments: VecDeque<Arc<Segment>>, spares: VecDeque<Spare>, set_aside_bytes: u64, without_room: WithoutRoom) -> Self {
+        Self { segments, spares, set_aside_bytes, without_room, taken_bytes: 0, blocked: None, stopped: false }
     }
 
     /// Bytes of all of them.
