@@ -68,15 +68,18 @@ pub(super) fn recover(config: &Config, storage: &Arc<dyn Storage>, metrics: &met
     Mending::new(config, storage, metrics, seen)?.mend(lock)
 }
 
-/// The folder itself must survive a crash, too.
+/// The folder itself must survive a crash, too. Where it exists, an earlier start may have made it and ended before its name was durable.
 fn make_dir(storage: &dyn Storage, dir: &Path) -> Result<(), Error> {
-    match storage.create_dir(dir) {
-        Ok(()) => {
-            let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-            storage.sync_dir(parent).context("sync", parent)
-        }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(error).context("create", dir),
+    let exists = match storage.create_dir(dir) {
+        Ok(()) => false,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => true,
+        Err(error) => return Err(error).context("create", dir),
+    };
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    match storage.sync_dir(parent) {
+        // Who may not look at what is around the folder has not made it.
+        Err(error) if exists && error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        other => other.context("sync", parent),
     }
 }
 

@@ -364,6 +364,10 @@ fn a_lost_checkpoint_is_told_and_reading_begins_at_the_oldest_segment() {
     }
 }
 
+fn changes_nothing((operation, _): &(Operation, std::path::PathBuf)) -> bool {
+    matches!(operation, Operation::Open | Operation::Read | Operation::SyncDir)
+}
+
 #[test]
 fn an_unknown_version_is_refused_and_nothing_is_touched() {
     let (image, _) = three_frames(Vec::new());
@@ -382,7 +386,7 @@ fn an_unknown_version_is_refused_and_nothing_is_touched() {
     let error = bed.try_open().expect_err("must be refused");
     assert!(matches!(error, Error::UnknownVersion { version: 7, .. }), "{error}");
     assert_eq!(error.class(), Class::Configuration);
-    assert!(bed.memory.take_done().iter().all(|(operation, _)| matches!(operation, Operation::Open | Operation::Read)));
+    assert!(bed.memory.take_done().iter().all(changes_nothing));
     assert_eq!(bed.memory.contents(&path), before);
 }
 
@@ -409,7 +413,7 @@ fn a_segment_of_another_journal_is_refused_and_nothing_is_touched() {
         let error = bed.try_open().expect_err("must be refused");
         assert!(matches!(error, Error::Foreign { .. }), "{error}");
         assert_eq!(error.class(), Class::Configuration);
-        assert!(bed.memory.take_done().iter().all(|(operation, _)| matches!(operation, Operation::Open | Operation::Read)));
+        assert!(bed.memory.take_done().iter().all(changes_nothing));
     }
 }
 
@@ -552,6 +556,21 @@ fn a_segment_without_a_header_stays_until_the_identity_that_follows_it_is_durabl
     let moved = done.iter().position(|entry| *entry == (Operation::Rename, bed.segment_path(2))).unwrap();
     let syncs = done[..moved].iter().filter(|(operation, path)| *operation == Operation::Sync && path.ends_with("checkpoint")).count();
     assert_eq!(syncs, 2, "what was found, and what was decided: {done:?}");
+}
+
+#[test]
+fn the_name_of_a_folder_that_exists_already_is_made_durable() {
+    let (image, _) = three_frames(Vec::new());
+    let bed = image.folder(10, at(1));
+    let parent = bed.config.dir.parent().unwrap().to_owned();
+    bed.memory.take_done();
+    drop(bed.open());
+    assert!(bed.memory.take_done().contains(&(Operation::SyncDir, parent)), "an earlier start may have ended before it did so");
+    // Whoever gave the folder may not let it look outside.
+    bed.memory.fail(Operation::SyncDir, "", 0, 1, ErrorKind::PermissionDenied);
+    drop(bed.open());
+    bed.memory.fail(Operation::SyncDir, "", 0, 1, ErrorKind::Other);
+    assert_eq!(bed.try_open().expect_err("must fail").class(), Class::Io);
 }
 
 #[derive(Clone, Debug)]
