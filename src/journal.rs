@@ -34,7 +34,7 @@
 //! 7. A segment is freed only after a checkpoint was synced whose positions lie behind it. The last segment is never freed.
 //! 8. A failed write or sync ends everything: nothing is retried, nobody is answered with success, the process has to end. (After a failed
 //!    `fsync` Linux marks the pages clean; the next one succeeds, and the data are gone.) Only lack of room while a spare, a set-aside file
-//!    or the first checkpoint is made is no failure.
+//!    or the first checkpoint is made, or a segment freed, is no failure.
 //!
 //! Deliberately absent: an index (a reader walks its segment from the start, hopping over frames), compression (a sync costs more than the
 //! bytes), `mmap` (its errors are signals), and any retry.

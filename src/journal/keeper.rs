@@ -3,7 +3,7 @@
 //! A segment is freed only on a checkpoint that was synced with positions beyond it. A spare is all zeros on the disk before it is offered, or was a
 //! segment: either way every one of its blocks is written, so that a frame's sync has no metadata to commit and meets no lack of room.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -56,6 +56,8 @@ pub(super) struct Keeper {
     /// Number of the next spare.
     spare_number: u64,
     retry_at: Option<Instant>,
+    /// Where there was no room even to free a segment.
+    free_at: Option<Instant>,
 }
 
 impl Keeper {
@@ -75,6 +77,7 @@ impl Keeper {
             preparing: None,
             spare_number,
             retry_at: None,
+            free_at: None,
         }
     }
 
@@ -111,12 +114,12 @@ impl Keeper {
     /// When there is something to do without being asked.
     fn next_turn(&self) -> Option<Instant> {
         let (config, now) = (&self.shared.config, Instant::now());
-        if self.preparing.is_some() || self.can_free() {
-            return Some(now);
+        if self.can_free() {
+            return Some(self.free_at.unwrap_or(now));
         }
         let write = self.shared.bell.has_advanced().then(|| due(self.written_at, config.checkpoint_write_interval, now));
         let sync = self.unsynced.then(|| due(self.synced_at, config.checkpoint_sync_interval, now));
-        let prepare = self.wants_spare().then(|| self.retry_at.unwrap_or(now));
+        let prepare = self.wants_preparing().then(|| self.retry_at.unwrap_or(now));
         [write, sync, prepare].into_iter().flatten().min()
     }
 
@@ -129,8 +132,10 @@ impl Keeper {
         if self.unsynced && (due(self.synced_at, sync, now) <= now || self.can_free()) {
             self.sync()?;
         }
-        self.free()?;
-        if self.preparing.is_some() || (self.wants_spare() && self.retry_at.is_none_or(|retry| retry <= now)) {
+        if self.free_at.is_none_or(|retry| retry <= now) {
+            self.free()?;
+        }
+        if self.wants_preparing() && self.retry_at.is_none_or(|retry| retry <= now) {
             self.prepare(Pace::GiveWay)?;
         }
         Ok(())
@@ -188,14 +193,18 @@ impl Keeper {
     /// Frees what lies below the synced positions. One freed segment more than the spares that are wanted is kept: so under steady load each segment that
     /// is begun was freed before, and none is zeroed.
     fn free(&mut self) -> Result<(), Error> {
+        self.free_at = None;
         while let Some(segment) = self.shared.take_segment_below(self.synced_lowest) {
+            let wanted = segment.length == self.shared.config.segment_length() && self.spares() <= self.shared.config.spares;
             // A reader that still holds the file must not see another use of it.
-            match Arc::try_unwrap(segment) {
-                Ok(segment) if segment.length == self.shared.config.segment_length() && self.spares() <= self.shared.config.spares => {
-                    self.recycle(segment)?;
-                }
-                Ok(segment) => self.remove(&segment.path)?,
-                Err(segment) => self.remove(&segment.path)?,
+            let freed = match Arc::try_unwrap(segment) {
+                Ok(segment) if wanted => self.recycle(segment)?,
+                Ok(segment) => self.remove_segment(Arc::new(segment))?,
+                Err(segment) => self.remove_segment(segment)?,
+            };
+            if freed == Freed::No {
+                self.free_at = Some(Instant::now() + self.shared.config.room_retry_interval);
+                return Ok(());
             }
             // There is room again, whatever the last attempt found.
             self.retry_at = None;
@@ -208,29 +217,68 @@ impl Keeper {
     }
 
     /// The name must be durable before the file is written to: else a crash could show new frames under the old name.
-    fn recycle(&mut self, segment: Segment) -> Result<(), Error> {
-        let dir = &self.shared.config.dir;
-        let path = Spare::path(dir, self.spare_number);
+    fn recycle(&mut self, segment: Segment) -> Result<Freed, Error> {
+        let path = Spare::path(&self.shared.config.dir, self.spare_number);
         self.spare_number += 1;
-        self.shared.storage.rename(&segment.path, &path).context("rename", &segment.path)?;
-        self.shared.storage.sync_dir(dir).context("sync", dir)?;
+        match self.shared.storage.rename(&segment.path, &path).context("rename", &segment.path) {
+            Err(error) if error.is_no_space() => {
+                self.shared.put_back(Arc::new(segment));
+                return Ok(Freed::No);
+            }
+            other => other?,
+        }
+        match self.sync_dir() {
+            Err(error) if error.is_no_space() => {
+                // A name that is not durable is of no use. If the file cannot be removed either, the next start takes it over.
+                return self.try_remove(&path).map(|_| Freed::Yes);
+            }
+            other => other?,
+        }
         self.shared.add_spare(Spare { path, length: segment.length, file: segment.file });
-        if self.spares() >= self.shared.config.spares
-            && let Some(preparing) = self.preparing.take()
+        if self.spares() >= self.shared.config.spares {
+            self.drop_preparing()?;
+        }
+        Ok(Freed::Yes)
+    }
+
+    fn remove_segment(&self, segment: Arc<Segment>) -> Result<Freed, Error> {
+        let freed = self.try_remove(&segment.path)?;
+        if freed == Freed::No {
+            self.shared.put_back(segment);
+        }
+        Ok(freed)
+    }
+
+    /// Where there is no room even for that, the file in the making stays, and is finished later.
+    fn drop_preparing(&mut self) -> Result<(), Error> {
+        if let Some(preparing) = &self.preparing
+            && self.try_remove(&preparing.path)? == Freed::Yes
         {
-            self.remove(&preparing.path)?;
+            self.preparing = None;
         }
         Ok(())
     }
 
-    fn remove(&self, path: &std::path::Path) -> Result<(), Error> {
+    /// Some file systems need room to remove a name.
+    fn try_remove(&self, path: &Path) -> Result<Freed, Error> {
+        match self.shared.storage.remove(path).context("remove", path) {
+            Err(error) if error.is_no_space() => return Ok(Freed::No),
+            other => other?,
+        }
+        match self.sync_dir() {
+            // A name that a crash brings back is of a file that the next start frees or takes over.
+            Err(error) if error.is_no_space() => Ok(Freed::Yes),
+            other => other.map(|()| Freed::Yes),
+        }
+    }
+
+    fn sync_dir(&self) -> Result<(), Error> {
         let dir = &self.shared.config.dir;
-        self.shared.storage.remove(path).context("remove", path)?;
         self.shared.storage.sync_dir(dir).context("sync", dir)
     }
 
-    fn wants_spare(&self) -> bool {
-        self.checkpoint.is_none() || self.spares() < self.shared.config.spares
+    fn wants_preparing(&self) -> bool {
+        self.preparing.is_some() || self.checkpoint.is_none() || self.spares() < self.shared.config.spares
     }
 
     /// One step towards a spare.
@@ -238,9 +286,7 @@ impl Keeper {
         let blocked = match self.prepare_step(pace) {
             Ok(blocked) => blocked,
             Err(error) if error.is_no_space() => {
-                if let Some(preparing) = self.preparing.take() {
-                    self.remove(&preparing.path)?;
-                }
+                self.drop_preparing()?;
                 Some(FullReason::NoSpace)
             }
             Err(error) => return Err(error),
@@ -284,14 +330,19 @@ impl Keeper {
         Ok(None)
     }
 
-    /// Gives the finished file its name.
+    /// Gives the finished file its name. Until that is durable the file stays in the making, so that it is not forgotten where there is no room.
     fn offer(&mut self, length: u64) -> Result<(), Error> {
-        let Some(preparing) = self.preparing.take() else { return Ok(()) };
-        let dir = &self.shared.config.dir;
-        let path = Spare::path(dir, preparing.number);
-        self.shared.storage.rename(&preparing.path, &path).context("rename", &preparing.path)?;
-        self.shared.storage.sync_dir(dir).context("sync", dir)?;
-        self.shared.add_spare(Spare { path, length, file: preparing.file });
+        if let Some(preparing) = &mut self.preparing {
+            let path = Spare::path(&self.shared.config.dir, preparing.number);
+            if preparing.path != path {
+                self.shared.storage.rename(&preparing.path, &path).context("rename", &preparing.path)?;
+                preparing.path = path;
+            }
+        }
+        self.sync_dir()?;
+        if let Some(Preparing { path, file, .. }) = self.preparing.take() {
+            self.shared.add_spare(Spare { path, length, file });
+        }
         Ok(())
     }
 
@@ -304,6 +355,13 @@ impl Keeper {
         let free = self.shared.storage.free_space(&config.dir).context("read the free space of", &config.dir)?;
         Ok((free < config.free_space_min.saturating_add(length)).then_some(FullReason::FreeSpaceMin))
     }
+}
+
+/// Whether a file is gone, or there was no room even for that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Freed {
+    Yes,
+    No,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -216,15 +216,14 @@ impl<'a> Mending<'a> {
             end_unknown,
             unclean,
         };
-        this.tidy(&spares, &unfinished)?;
+        this.tidy(&spares, unfinished.iter().map(|name| config.dir.join(name)).chain(holdings.unfinished))?;
         Ok(this)
     }
 
     /// Removes what is of no use, and makes durable which names there are.
-    fn tidy(&mut self, spares: &[(u64, u64)], unfinished: &[String]) -> Result<(), Error> {
+    fn tidy(&mut self, spares: &[(u64, u64)], unfinished: impl Iterator<Item = PathBuf>) -> Result<(), Error> {
         let dir = self.config.dir.as_path();
-        for name in unfinished {
-            let path = dir.join(name);
+        for path in unfinished {
             self.storage.remove(&path).context("remove", &path)?;
         }
         for &(number, length) in spares {

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::error::{Context, Error};
 use super::number::{to_u64, to_usize};
@@ -51,12 +51,14 @@ impl WithoutRoom {
 }
 
 /// What the folder holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Holdings {
-    /// Bytes of all its files.
+    /// Bytes of all its pieces.
     pub(super) bytes: u64,
     /// The highest number of a segment of which it has something.
     pub(super) highest: u64,
+    /// Copies that a crash has left unfinished.
+    pub(super) unfinished: Vec<PathBuf>,
 }
 
 /// What is there; changes nothing.
@@ -68,7 +70,9 @@ pub(super) fn holdings(storage: &dyn Storage, dir: &Path) -> Result<Holdings, Er
         Err(error) => return Err(error).context("list", &path),
     };
     let number = |name: &str| name.get(..20).and_then(segment::digits).unwrap_or(0);
+    let (unfinished, entries): (Vec<_>, Vec<_>) = entries.into_iter().partition(|entry| entry.name.ends_with(PARTIAL_SUFFIX));
     Ok(Holdings {
+        unfinished: unfinished.iter().map(|entry| path.join(&entry.name)).collect(),
         bytes: entries.iter().map(|entry| entry.length).sum(),
         highest: entries.iter().map(|entry| number(&entry.name)).max().unwrap_or(0),
     })

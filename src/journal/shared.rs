@@ -177,6 +177,13 @@ impl Shared {
         oldest
     }
 
+    /// Puts back the oldest segment, which could not be freed.
+    pub(super) fn put_back(&self, segment: Arc<Segment>) {
+        let mut files = lock(&self.files.inner);
+        files.segments.push_front(segment);
+        self.show(&files);
+    }
+
     /// The segment that holds `lsn`, if it is readable at all.
     pub(super) fn place_of(&self, lsn: Lsn) -> Place {
         let files = lock(&self.files.inner);

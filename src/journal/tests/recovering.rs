@@ -573,6 +573,23 @@ fn the_name_of_a_folder_that_exists_already_is_made_durable() {
     assert_eq!(bed.try_open().expect_err("must fail").class(), Class::Io);
 }
 
+#[test]
+fn an_unfinished_copy_of_a_corrupt_piece_is_removed() {
+    let (image, _) = three_frames(Vec::new());
+    let bed = image.folder(10, at(1));
+    let folder = bed.config.dir.join("set-aside");
+    let storage: &dyn crate::journal::storage::Storage = &bed.memory;
+    storage.create_dir(&folder).unwrap();
+    for name in ["00000000000000000001-0000009000.partial", "00000000000000000001-0000009000"] {
+        storage.create(&folder.join(name)).unwrap().write_at(&[1; 100], 0).unwrap();
+    }
+    let opened = bed.open();
+    assert_eq!(bed.set_aside(), ["00000000000000000001-0000009000"]);
+    super::bed::wait_until("two spares are ready", || bed.metrics.journal.spares.get() == 2);
+    assert_eq!(bed.metrics.journal.size_bytes.get(), i64::try_from(3 * SEGMENT + 100).unwrap());
+    drop(opened);
+}
+
 #[derive(Clone, Debug)]
 enum Act {
     Append(usize, usize),

@@ -139,6 +139,62 @@ fn no_space_while_a_spare_is_prepared_leaves_no_trace_and_a_quota_counts_as_well
 }
 
 #[test]
+fn no_space_while_a_spare_gets_its_name_leaves_no_trace() {
+    for (operation, path_part, skip, times) in [
+        (Operation::Rename, "preparing", 0, 2),
+        // The folder is synced for its own sake and for the checkpoint before.
+        (Operation::SyncDir, "/journal", 2, 1),
+        (Operation::SyncDir, "/journal", 2, 4),
+    ] {
+        let bed = Bed::new();
+        bed.memory.fail(operation, path_part, skip, times, ErrorKind::StorageFull);
+        let journal = bed.open().journal;
+        wait_until("two spares are ready", || bed.metrics.journal.spares.get() == 2);
+        assert!(matches!(journal.state(), State::Open), "{operation:?}: {:?}", journal.state());
+        assert_eq!(bed.names().iter().filter(|name| name.contains("spare")).count(), 2, "{operation:?}: {:?}", bed.names());
+        assert!(append(&journal, &payloads(3, 100)).iter().all(Result::is_ok));
+    }
+}
+
+#[test]
+fn a_spare_that_cannot_even_be_removed_is_finished_later() {
+    let bed = Bed::new();
+    bed.memory.fail(Operation::Rename, "preparing", 0, 2, ErrorKind::StorageFull);
+    bed.memory.fail(Operation::Remove, "preparing", 0, 2, ErrorKind::QuotaExceeded);
+    let journal = bed.open().journal;
+    wait_until("two spares are ready", || bed.metrics.journal.spares.get() == 2);
+    assert_eq!(bed.names().iter().filter(|name| name.contains("spare")).count(), 2, "{:?}", bed.names());
+    assert!(append(&journal, &payloads(3, 100)).iter().all(Result::is_ok));
+}
+
+#[test]
+fn no_space_while_a_segment_is_freed_is_no_failure_and_tried_again() {
+    for (operation, path_part, kind) in [
+        (Operation::Rename, ".segment", ErrorKind::StorageFull),
+        (Operation::Remove, ".segment", ErrorKind::QuotaExceeded),
+        (Operation::SyncDir, "/journal", ErrorKind::StorageFull),
+    ] {
+        let bed = Bed::new();
+        let journal = bed.open().journal;
+        append(&journal, &payloads(300, 1000));
+        wait_until("two spares are ready", || bed.metrics.journal.spares.get() == 2);
+        bed.memory.fail(operation, path_part, 0, 2, kind);
+        journal.set_positions(Positions::at(Lsn::new(301)));
+        wait_until("the segments are freed", || {
+            bed.names().iter().filter(|name| name.ends_with(".segment")).count() == 1 || matches!(journal.state(), State::Failed(_))
+        });
+        let more = payloads(3, 100);
+        assert!(append(&journal, &more).iter().all(Result::is_ok), "{operation:?}: {:?}", journal.state());
+        let spares = || bed.names().iter().filter(|name| name.contains("spare")).count();
+        wait_until("spares are ready", || bed.metrics.journal.spares.get() >= 2);
+        assert_eq!(i64::try_from(spares()).unwrap(), bed.metrics.journal.spares.get(), "{operation:?}");
+        journal.close().unwrap();
+        let opened = bed.open();
+        assert_eq!(read_all(&opened.journal, Lsn::new(301)), records(301, &more));
+    }
+}
+
+#[test]
 fn prepared_segments_are_used_up_before_the_journal_is_full() {
     let bed = Bed::new();
     let journal = bed.open().journal;
