@@ -46,6 +46,8 @@ pub(super) struct Keeper {
     checkpoint: Option<Checkpoint>,
     since: Lsn,
     positions: Positions,
+    /// What was written last: the same is not written again, so that an idle journal leaves the disk alone.
+    written: Option<Content>,
     /// Lowest position in the last checkpoint that was written, and in the last that was synced.
     written_lowest: Lsn,
     synced_lowest: Lsn,
@@ -64,11 +66,12 @@ impl Keeper {
     /// `checkpoint` has been synced with `positions`.
     pub(super) fn new(shared: Arc<Shared>, checkpoint: Option<Checkpoint>, since: Lsn, positions: Positions, spare_number: u64) -> Self {
         let lowest = if checkpoint.is_some() { positions.lowest() } else { Lsn::FIRST };
-        Self {
+        let mut this = Self {
             shared,
             checkpoint,
             since,
             positions,
+            written: None,
             written_lowest: lowest,
             synced_lowest: lowest,
             written_at: None,
@@ -78,7 +81,9 @@ impl Keeper {
             spare_number,
             retry_at: None,
             free_at: None,
-        }
+        };
+        this.written = this.checkpoint.is_some().then(|| this.content(CleanStop::No));
+        this
     }
 
     /// Prepares one spare before anything else, or finds that there is no room.
@@ -155,8 +160,11 @@ impl Keeper {
         self.written_at = Some(Instant::now());
         let content = self.content(clean_stop);
         let lowest = content.positions.lowest();
-        if let Some(checkpoint) = &mut self.checkpoint {
+        if let Some(checkpoint) = &mut self.checkpoint
+            && self.written.as_ref() != Some(&content)
+        {
             checkpoint.write(&content)?;
+            self.written = Some(content);
             self.written_lowest = lowest;
             self.unsynced = true;
         }
@@ -302,6 +310,7 @@ impl Keeper {
         if self.checkpoint.is_none() {
             let content = self.content(CleanStop::No);
             self.checkpoint = Some(Checkpoint::create(&self.shared.storage, &self.shared.config.dir, &content)?);
+            self.written = Some(content);
             return Ok(None);
         }
         let length = self.shared.config.segment_length();

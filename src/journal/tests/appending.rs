@@ -343,6 +343,31 @@ fn a_checkpoint_that_fails_ends_the_journal_too() {
 }
 
 #[test]
+fn positions_that_say_nothing_new_are_not_written_again() {
+    let bed = Bed::new();
+    let journal = bed.open_used();
+    let bell = &journal.owner.shared.bell;
+    let positions = Positions::at(Lsn::new(2));
+    let hand_over = |positions: &Positions| {
+        journal.set_positions(positions.clone());
+        wait_until("the keeper has taken them", || !bell.has_advanced());
+    };
+    bed.memory.take_done();
+    hand_over(&positions);
+    wait_until("they are synced", || {
+        bed.memory.take_done().iter().any(|(operation, path)| *operation == Operation::Sync && path.ends_with("checkpoint.new"))
+    });
+    let is_of_checkpoint = |(_, path): &(Operation, std::path::PathBuf)| path.to_string_lossy().contains("checkpoint");
+    // By when the keeper takes the third, it is done with the second.
+    for _ in 0..3 {
+        hand_over(&positions);
+    }
+    assert_eq!(bed.memory.take_done().into_iter().filter(is_of_checkpoint).collect::<Vec<_>>(), []);
+    hand_over(&Positions { sent_bound: Lsn::FIRST, ..positions });
+    wait_until("something new is written", || bed.memory.take_done().iter().any(is_of_checkpoint));
+}
+
+#[test]
 fn closing_makes_durable_what_waits_and_lets_nothing_more_in() {
     let bed = Bed::new();
     let journal = bed.open_used();
