@@ -126,9 +126,16 @@ enum More {
 }
 
 impl Lane {
-    /// Hands over answered slots, and wakes the driver.
+    /// Hands over answered slots, and wakes the driver. A lane that has ended may have none any more: there, the slots are woken here.
     pub(super) fn give(&self, slots: &mut Vec<Arc<Slot>>) {
         let mut back = lock(&self.back);
+        if back.ended {
+            drop(back);
+            for slot in slots.drain(..) {
+                slot.wake();
+            }
+            return;
+        }
         back.ready.append(slots);
         let driver = back.driver.take();
         drop(back);
@@ -137,7 +144,7 @@ impl Lane {
         }
     }
 
-    /// Nothing comes after what was handed over.
+    /// Nothing comes after what was handed over, but for what was refused at the same time.
     pub(super) fn end(&self) {
         let mut back = lock(&self.back);
         back.ended = true;
@@ -162,5 +169,38 @@ impl Lane {
             Some(_) | None => back.driver = Some(context.waker().clone()),
         }
         Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn what_is_given_to_a_lane_that_has_ended_is_woken_without_its_driver() {
+        let lane = Lane::default();
+        lane.end();
+        let driver = Waker::noop();
+        assert_eq!(lane.poll_ready(&Context::from_waker(driver), &mut Vec::new()), Poll::Ready(More::No), "the driver ends");
+        let count = Arc::new(Count::default());
+        let slot = Arc::new(Slot::new(0));
+        slot.wake_by(&Waker::from(Arc::clone(&count)));
+        assert!(slot.settle(Stage::Refused(AppendError::Failed)));
+        let mut slots = vec![slot];
+        lane.give(&mut slots);
+        assert_eq!(count.0.load(Ordering::SeqCst), 1);
+        assert!(slots.is_empty());
     }
 }
