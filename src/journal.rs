@@ -59,6 +59,8 @@
 //!   a new one from there, so that the unknown ones are not used again; readers yield the gap as corrupt. The same where both headers of
 //!   the newest segment are bad.
 //! * *No good slot*: reading begins at the oldest segment, and everything in the log may be published again.
+//! * *An error of the disk*, such as `EIO` for one sector, is no corruption: what stands there is not known, and may be read another time. The
+//!   start fails with it, as every later one does until the sector can be read; `docs/journal-format.md` says how to go on without it.
 //! * A format version that is not known, or a segment that cannot belong to this journal: an error, before anything is changed.
 //!
 //! # What cannot be told apart
