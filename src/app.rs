@@ -2,20 +2,20 @@
 //!
 //! A start that fails, fails before a callback was accepted. Whatever ends while it should run ends the process, with an exit code that says why.
 
+mod conditions;
 mod descriptors;
 
-use std::borrow::Cow;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::admin::{self, Condition, Heartbeats, Listener, Sources};
+use crate::admin::{self, Heartbeats, Listener, Sources};
 use crate::callback;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -24,9 +24,11 @@ use crate::forwarder::{self, Forwarding, Limits};
 use crate::ingress::{self, Ingress, Refusal, Setup, Strangers};
 use crate::journal::storage::Disk;
 use crate::journal::{self, Journal, RecoveryReport};
-use crate::kafka::{self, Connection};
+use crate::kafka;
 use crate::metrics::{Labels, Metrics};
 use crate::routing::Routing;
+
+use conditions::Conditions;
 
 /// After a failed write or sync the process has this long to end by itself.
 const FAILURE_GRACE: Duration = Duration::from_millis(900);
@@ -145,7 +147,13 @@ pub async fn run(mut config: Config, purpose: Purpose, started: impl FnOnce(Addr
     let sources = Sources { metrics: metrics.clone(), heartbeats: heartbeats.clone(), conditions: Arc::new(move || for_admin.list()) };
     let _admin = operator.serve(sources).map_err(Error::Admin)?;
     // 4. The journal: recovery, then the threads that write it.
-    let opened = open_journal(&config, &metrics).await?;
+    let opened = tokio::select! {
+        opened = open_journal(&config, &metrics) => opened?,
+        () = signals.next() => {
+            tracing::info!("the bridge ends before it has begun");
+            return Ok(());
+        }
+    };
     let journal = opened.journal;
     watch_over(&journal).map_err(Error::System)?;
     // 5. The way out, before the way in.
@@ -220,7 +228,7 @@ fn metrics(routing: &Routing) -> Result<Metrics, Error> {
 async fn open_journal(config: &Config, metrics: &Metrics) -> Result<journal::Opened, Error> {
     let settings = journal::Config::new(&config.journal, ingress::record_max(&config.http));
     let metrics = metrics.journal.clone();
-    // Recovery may read for seconds; meanwhile a signal still ends the process.
+    // Recovery may read for seconds; meanwhile a signal still ends the process: what recovery does, the next one does as well.
     let opened = tokio::task::spawn_blocking(move || journal::open(settings, Arc::new(Disk), metrics, Clock::system()));
     let opened = opened.await.map_err(|error| Error::System(io::Error::other(error)))?.map_err(|error| Error::Journal(Arc::new(error)))?;
     tell(&opened.report);
@@ -323,7 +331,7 @@ impl Bridge {
         self.phase.draining.store(true, Ordering::Release);
         match ended {
             Err(error) => Error::Forwarder(error),
-            Ok(()) => Error::System(io::Error::other("the forwarder ended by itself")),
+            Ok(()) => Error::Forwarder(forwarder::Error::Ended),
         }
     }
 
@@ -381,70 +389,4 @@ impl Bridge {
         tracing::info!("the bridge has stopped");
         Ok(())
     }
-}
-
-/// What `/readyz` says, from the parts as they come to be.
-struct Conditions {
-    phase: Arc<Phase>,
-    parts: OnceLock<Observed>,
-}
-
-struct Observed {
-    journal: Journal,
-    status: kafka::Status,
-    forwarder: forwarder::Handle,
-}
-
-impl Conditions {
-    fn new(phase: Arc<Phase>) -> Self {
-        Self { phase, parts: OnceLock::new() }
-    }
-
-    fn complete(&self, journal: Journal, status: kafka::Status, forwarder: forwarder::Handle) {
-        drop(self.parts.set(Observed { journal, status, forwarder }));
-    }
-
-    fn list(&self) -> Vec<Condition> {
-        let started = self.phase.started.load(Ordering::Acquire);
-        let draining = self.phase.draining.load(Ordering::Acquire);
-        let mut conditions = vec![
-            deciding("starting", started, if started { "callbacks are accepted" } else { "not yet" }),
-            deciding("draining", !draining, if draining { "the bridge stops" } else { "no" }),
-        ];
-        let Some(parts) = self.parts.get() else {
-            conditions.push(deciding("journal", false, "recovery"));
-            return conditions;
-        };
-        conditions.push(match parts.journal.state() {
-            journal::State::Open => deciding("journal", true, "callbacks can be made durable"),
-            journal::State::Full(reason) => deciding("journal", false, format!("full: {reason}")),
-            journal::State::Failed(error) => deciding("journal", false, format!("failed: {error}")),
-            journal::State::Closed => deciding("journal", false, "closed"),
-        });
-        let kafka = parts.status.snapshot();
-        conditions.push(match kafka.connection {
-            Connection::Up => informing("kafka brokers", true, format!("{} up, {} down", kafka.brokers.up, kafka.brokers.down)),
-            Connection::Starting => informing("kafka brokers", false, "not reached yet"),
-            Connection::Lost => informing("kafka brokers", false, "none can be reached; callbacks wait in the journal"),
-        });
-        conditions.push(match kafka.authentication {
-            Some(reason) => informing("kafka authentication", false, reason),
-            None => informing("kafka authentication", true, "no refusal"),
-        });
-        if let Some(reason) = kafka.fatal {
-            conditions.push(informing("kafka producer", false, reason));
-        }
-        for (topic, cause) in parts.forwarder.parked() {
-            conditions.push(informing(format!("topic {topic}"), false, format!("parked: {}", cause.as_str())));
-        }
-        conditions
-    }
-}
-
-fn deciding(name: &'static str, ok: bool, reason: impl Into<String>) -> Condition {
-    Condition { name: name.into(), ok, reason: reason.into(), decides: true }
-}
-
-fn informing(name: impl Into<Cow<'static, str>>, ok: bool, reason: impl Into<String>) -> Condition {
-    Condition { name: name.into(), ok, reason: reason.into(), decides: false }
 }

@@ -18,34 +18,34 @@ pub mod window;
 
 mod delivery;
 mod dispatch;
+mod handle;
 mod reading;
 mod scout;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, Thread};
+use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
-
-use crate::callback::DecodeError;
+use crate::callback::{Callback, DecodeError};
 use crate::clock::{Clock, Timestamp};
 use crate::config;
-use crate::journal::{self, Journal, Lsn, Positions, Reader, Start};
-use crate::kafka::{self, ParkCause, Producer, Report, Reports};
+use crate::journal::{self, Item, Journal, Lsn, Positions, Reader, Start};
+use crate::kafka::{self, Producer, Report, Reports};
 use crate::metrics;
 use crate::routing::{Routing, TopicId};
 
+pub use handle::{Forwarding, Handle, start};
+
 use apart::Aparts;
-use lane::Lane;
+use handle::{Order, Shared};
+use lane::{Behind, Lane, Share};
 use positions::Ledger;
 use reading::{Held, SecondReading};
 use scout::Scout;
 
-/// No topic holds more of the producer's queue than one part in so many.
-const QUEUE_SHARES: usize = 4;
+/// No topic holds more of the producer's queue, in records and in bytes, than one part in so many: several that stand still leave room for others.
+const QUEUE_SHARES: usize = 8;
 
 /// How long the thread sleeps at most where nothing wakes it: the pace of whatever depends on time alone.
 const TICK: Duration = Duration::from_millis(50);
@@ -60,8 +60,11 @@ const POSITIONS_EVERY: Duration = Duration::from_millis(25);
 /// How long a drain goes on without a delivery before it gives up: Kafka is not there, and what is left is safe in the journal.
 const PROGRESS_MAX: Duration = Duration::from_secs(5);
 
-/// How long a producer that could not be built is waited for.
-const REBUILD_EVERY: Duration = Duration::from_secs(1);
+/// How long after a producer has died the next one is built at first; each further one waits twice as long, until something is delivered.
+const REBUILD_MIN: Duration = Duration::from_millis(250);
+
+/// The longest such wait.
+const REBUILD_MAX: Duration = Duration::from_secs(10);
 
 /// Records read in one go before reports are looked at again.
 const STRIDE: usize = 256;
@@ -136,9 +139,9 @@ pub enum Error {
         #[source]
         source: DecodeError,
     },
-    /// Its thread panicked; it has said so itself.
+    /// Its thread ended although nobody had asked it to: by a panic, which has said so itself.
     #[error("keep its thread running")]
-    Panicked,
+    Ended,
     /// The system gives no thread.
     #[error("start a thread")]
     Thread(#[source] std::io::Error),
@@ -157,119 +160,6 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-}
-
-/// What a running forwarder is asked for and tells. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Handle {
-    shared: Arc<Shared>,
-    thread: Thread,
-}
-
-#[derive(Debug, Default)]
-struct Shared {
-    order: AtomicU8,
-    drained: AtomicBool,
-    parked: Mutex<BTreeMap<String, ParkCause>>,
-}
-
-/// What the forwarder is to do; only ever raised.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Order {
-    Forward = 0,
-    /// End once the journal is empty, or nothing moves.
-    Drain = 1,
-    /// Hand over nothing more; wait for outstanding reports as long as they come.
-    Finish = 2,
-    /// End now.
-    Abandon = 3,
-}
-
-impl Handle {
-    /// Goes on until the journal is empty or 5 s bring no delivery, then ends.
-    pub fn drain(&self) {
-        self.order(Order::Drain);
-    }
-
-    /// Hands over nothing more, waits for the outstanding delivery reports as long as they come, then ends.
-    pub fn finish(&self) {
-        self.order(Order::Finish);
-    }
-
-    /// Ends now; what is outstanding is published again by the next start.
-    pub fn abandon(&self) {
-        self.order(Order::Abandon);
-    }
-
-    /// The topics that are parked, and why.
-    #[must_use]
-    pub fn parked(&self) -> BTreeMap<String, ParkCause> {
-        self.shared.parked.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Whether a drain has found the journal empty.
-    #[must_use]
-    pub fn is_drained(&self) -> bool {
-        self.shared.drained.load(Ordering::Acquire)
-    }
-
-    fn order(&self, order: Order) {
-        let order = match order {
-            Order::Forward => 0,
-            Order::Drain => 1,
-            Order::Finish => 2,
-            Order::Abandon => 3,
-        };
-        self.shared.order.fetch_max(order, Ordering::AcqRel);
-        self.thread.unpark();
-    }
-}
-
-impl Shared {
-    fn order(&self) -> Order {
-        match self.order.load(Ordering::Acquire) {
-            0 => Order::Forward,
-            1 => Order::Drain,
-            2 => Order::Finish,
-            _ => Order::Abandon,
-        }
-    }
-}
-
-/// A forwarder on a thread of its own.
-#[derive(Debug)]
-pub struct Forwarding {
-    handle: Handle,
-    ended: oneshot::Receiver<Result<(), Error>>,
-}
-
-impl Forwarding {
-    /// What it can be asked.
-    #[must_use]
-    pub fn handle(&self) -> Handle {
-        self.handle.clone()
-    }
-
-    /// Resolves when its thread has ended. Cancel safe; to be awaited no more once it has resolved.
-    pub async fn ended(&mut self) -> Result<(), Error> {
-        (&mut self.ended).await.unwrap_or(Err(Error::Panicked))
-    }
-}
-
-/// Starts the forwarder on a thread of its own.
-///
-/// # Errors
-/// Where the system gives no thread.
-pub fn start(parts: Parts) -> std::io::Result<Forwarding> {
-    let shared = Arc::new(Shared::default());
-    let for_thread = Arc::clone(&shared);
-    let (end, ended) = oneshot::channel();
-    let thread = thread::Builder::new().name("forwarder".to_owned()).spawn(move || {
-        let result = Forwarder::new(parts, for_thread).and_then(Forwarder::run);
-        // Nobody waits for it where the process ends in haste.
-        drop(end.send(result));
-    })?;
-    Ok(Forwarding { handle: Handle { shared, thread: thread.thread().clone() }, ended })
 }
 
 /// The state of the forwarder's thread.
@@ -295,6 +185,8 @@ struct Forwarder {
     /// LSNs below which a stream has its records, by `StreamId`: an earlier run's positions.
     floors: Vec<Lsn>,
     aparts: Aparts,
+    /// Reads records apart, which are read in order mostly.
+    apart_reader: Option<Reader>,
     ledger: Ledger,
 
     producer: Option<Arc<Producer>>,
@@ -302,14 +194,17 @@ struct Forwarder {
     /// Swapped with the queue of reports, so that neither is allocated anew.
     inbox: Vec<Report>,
     scout: Scout,
-    /// Why the producer is to be built anew, where it is.
-    rebuild: Option<Rebuild>,
+    /// Why the producer is to be built anew, and since when, where it is.
+    rebuild: Option<(Rebuild, Instant)>,
     rebuild_after: Instant,
+    rebuild_delay: Duration,
     /// The smallest `max.message.bytes` of our topics, where it is known.
     message_max: Option<u64>,
 
     moved_at: Instant,
     positions_at: Instant,
+    /// As they were last handed over: what has not changed is not written again.
+    positions_before: Option<Positions>,
 }
 
 /// Why the producer is to be built anew.
@@ -359,16 +254,23 @@ impl Forwarder {
         let now = Instant::now();
         let behind: Vec<_> = positions.behind.iter().map(|(stream, lsn)| (stream.clone(), lsn.get())).collect();
         let floors: Vec<_> = routing.positions_from(&behind, positions.scanned.get()).into_iter().map(Lsn::new).collect();
-        let queue_max = usize::try_from(kafka.queue_max_messages()).unwrap_or(usize::MAX);
-        let in_flight_max = (queue_max / QUEUE_SHARES).max(1);
-        let lanes = routing
-            .topics()
-            .iter()
-            .map(|topic| {
-                let lowest = topic.streams.iter().filter_map(|stream| floors.get(stream.index())).min().copied();
-                Lane::new(in_flight_max, lowest.filter(|lowest| *lowest < positions.scanned), now)
-            })
-            .collect();
+        let part = |whole: u64| (usize::try_from(whole).unwrap_or(usize::MAX) / QUEUE_SHARES).max(1);
+        let share = Share { records: part(kafka.queue_max_messages()), bytes: part(kafka.queue_max_bytes()) };
+        let mut lanes = Vec::new();
+        for topic in routing.topics() {
+            let lowest = topic.streams.iter().filter_map(|stream| floors.get(stream.index())).min().copied();
+            let behind = match lowest.filter(|lowest| *lowest < positions.scanned) {
+                Some(next) => Some(Behind { next, received: received_of(&journal, next)? }),
+                None => None,
+            };
+            metrics.behind(&topic.name).set(i64::from(behind.is_some()));
+            let mut lane = Lane::new(share, behind, now);
+            if !routing.is_published(topic) {
+                // Its records only leave the journal: whether there is such a topic does not matter.
+                lane.looked_up();
+            }
+            lanes.push(lane);
+        }
         let waker = thread::current();
         journal.watch(Arc::new(move || waker.unpark()));
         let scout = Scout::start(&config, &kafka, &routing, thread::current()).map_err(Error::Thread)?;
@@ -379,6 +281,7 @@ impl Forwarder {
             lanes,
             floors,
             aparts: Aparts::default(),
+            apart_reader: None,
             ledger: Ledger::new(&positions, start, end),
             producer: None,
             reports: new_reports(),
@@ -386,9 +289,11 @@ impl Forwarder {
             scout,
             rebuild: None,
             rebuild_after: now,
+            rebuild_delay: REBUILD_MIN,
             message_max: None,
             moved_at: now,
             positions_at: now,
+            positions_before: None,
             metrics: Counters::new(metrics, journal_metrics, &routing),
             config,
             journal,
@@ -406,8 +311,8 @@ impl Forwarder {
         let mut idle = true;
         loop {
             let now = Instant::now();
-            self.ensure_producer(now);
             let mut moved = self.take_reports(now);
+            self.ensure_producer(now);
             self.take_findings(now);
             let order = self.shared.order();
             if order == Order::Abandon {
@@ -431,8 +336,8 @@ impl Forwarder {
                 thread::sleep(GATHER);
             }
         }
-        self.scout.stop();
         self.journal.set_positions(self.positions());
+        self.scout.stop();
         Ok(())
     }
 
@@ -445,7 +350,7 @@ impl Forwarder {
             && self.live.position() >= self.journal.durable_end()
             && self.lanes.iter().all(Lane::is_idle);
         if empty {
-            self.shared.drained.store(true, Ordering::Release);
+            self.shared.set_drained();
         }
         let stuck = now.duration_since(self.moved_at.max(since)) >= PROGRESS_MAX;
         empty || stuck || (order == Order::Finish && in_hand == 0)
@@ -453,14 +358,17 @@ impl Forwarder {
 
     /// Builds the producer where there is none, or where it is to be built anew and what can be waited for has been.
     fn ensure_producer(&mut self, now: Instant) {
-        if let Some(cause) = self.rebuild {
-            let stuck = now.duration_since(self.moved_at) >= PROGRESS_MAX;
+        if let Some((cause, since)) = self.rebuild {
+            let stuck = now.duration_since(self.moved_at.max(since)) >= PROGRESS_MAX;
             if cause == Rebuild::Changed && self.in_flight() > 0 && !stuck {
                 return;
             }
-            tracing::info!(cause = ?cause, "producer is built anew");
-            self.forget_producer();
+            self.forget_producer(now);
             self.rebuild = None;
+            if cause == Rebuild::Fatal {
+                self.rebuild_after = now + self.rebuild_delay;
+                self.rebuild_delay = (self.rebuild_delay * 2).min(REBUILD_MAX);
+            }
         }
         if self.producer.is_some() || now < self.rebuild_after {
             return;
@@ -473,23 +381,23 @@ impl Forwarder {
             }
             Err(error) => {
                 tracing::error!(error = %error, "producer could not be built");
-                self.rebuild_after = now + REBUILD_EVERY;
+                self.rebuild_after = now + REBUILD_MAX;
             }
         }
     }
 
     /// Lets go of the producer: whatever it held is to be sent again.
-    fn forget_producer(&mut self) {
+    fn forget_producer(&mut self, now: Instant) {
         self.scout.use_producer(None);
         if self.producer.take().is_some() {
             self.kafka_metrics.producer_rebuilds.inc();
         }
-        // Reports of the producer that is gone must not be taken for the new one's.
+        // What it has delivered in the meantime need not be sent again. Later reports of it must not be taken for the next one's.
+        self.take_reports(now);
         self.reports = new_reports();
         let mut unsent = self.aparts.unsend();
         for lane in &mut self.lanes {
-            unsent += lane.window.unsend();
-            lane.rewind();
+            unsent += lane.unsend();
         }
         self.metrics.republished_producer.inc_by(unsent);
         self.second = None;
@@ -529,7 +437,11 @@ impl Forwarder {
         #[expect(clippy::cast_precision_loss, clippy::as_conversions, reason = "microseconds since 1970 fit 52 bits for centuries")]
         let seconds = oldest.map_or(0.0, |oldest| oldest.micros() as f64 / 1e6);
         self.metrics.journal.oldest_unpublished_timestamp_seconds.set(seconds);
-        self.journal.set_positions(self.positions());
+        let positions = self.positions();
+        if self.positions_before.as_ref() != Some(&positions) {
+            self.journal.set_positions(positions.clone());
+            self.positions_before = Some(positions);
+        }
     }
 
     fn dead_letter_topic(&self) -> TopicId {
@@ -544,6 +456,13 @@ impl Forwarder {
     fn observe_latency(&self, received: Timestamp, now: Timestamp) {
         self.metrics.forwarder.delivery_latency_seconds.observe(received.until(now).as_secs_f64());
     }
+}
+
+/// When the record at `lsn` was received, so that a backlog shows its age from the start; `None` where it cannot be read.
+fn received_of(journal: &Journal, lsn: Lsn) -> Result<Option<Timestamp>, Error> {
+    let item = journal.reader(lsn).next().map_err(Error::Journal)?;
+    let Some(Item::Record { record, .. }) = item else { return Ok(None) };
+    Ok(Callback::decode(record).ok().map(|callback| callback.received))
 }
 
 /// A queue of reports that wakes this thread.

@@ -202,6 +202,12 @@ impl Routing {
         self.discarded.contains(command)
     }
 
+    /// Whether events of any of a topic's streams are published; else the configuration discards them all.
+    #[must_use]
+    pub fn is_published(&self, topic: &Topic) -> bool {
+        topic.streams.iter().any(|stream| self.command(*stream).is_none_or(|command| !self.is_discarded(command.name)))
+    }
+
     /// The names of all topics, as the metrics' labels.
     #[must_use]
     pub fn topic_labels(&self) -> Vec<&str> {

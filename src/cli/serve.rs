@@ -29,7 +29,10 @@ impl Serve {
 pub(super) fn run(config: Config, purpose: Purpose, started: impl FnOnce(Addresses)) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::caused(Exit::Io, &error))?;
-    runtime.block_on(app::run(config, purpose, started)).map_err(|error| {
+    let result = runtime.block_on(app::run(config, purpose, started));
+    // A disk that does not answer must not keep the process: nothing that was answered is in memory alone.
+    runtime.shutdown_background();
+    result.map_err(|error| {
         let exit = match error.remedy() {
             Remedy::Configuration => Exit::Configuration,
             Remedy::Io => Exit::Io,

@@ -20,6 +20,8 @@ pub enum Step {
         reason: DeadLetterReason,
         /// The error's own words, from librdkafka.
         detail: String,
+        /// Whether it was refused once among others.
+        attempt: Attempt,
     },
     /// Write its body to a file, for the dead-letter topic cannot take it either; then send the dead letter without it.
     Oversized {
@@ -28,6 +30,15 @@ pub enum Step {
         /// The error's own words, from librdkafka.
         detail: String,
     },
+}
+
+/// How a dead letter is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    /// As any record.
+    Among,
+    /// With nothing else of the dead-letter topic under way, because a refusal may have been meant for a neighbour in its batch.
+    Alone,
 }
 
 /// One record apart.
@@ -93,6 +104,12 @@ impl Aparts {
         due
     }
 
+    /// Whether the dead-letter topic is owed anything.
+    #[must_use]
+    pub fn owe_dead_letters(&self) -> bool {
+        self.records.values().any(|apart| apart.step != Step::Retry)
+    }
+
     /// Records with librdkafka.
     #[must_use]
     pub fn in_flight(&self) -> usize {
@@ -125,7 +142,8 @@ mod tests {
         aparts.get_mut(Lsn::new(4)).unwrap().in_flight = true;
         let due: Vec<_> = aparts.due().into_iter().map(|(lsn, ..)| lsn.get()).collect();
         assert_eq!(due, [6], "9 waits for 4");
-        aparts.get_mut(Lsn::new(4)).unwrap().step = Step::DeadLetter { reason: DeadLetterReason::TooLarge, detail: String::new() };
+        aparts.get_mut(Lsn::new(4)).unwrap().step =
+            Step::DeadLetter { reason: DeadLetterReason::TooLarge, detail: String::new(), attempt: Attempt::Among };
         let due: Vec<_> = aparts.due().into_iter().map(|(lsn, ..)| lsn.get()).collect();
         assert_eq!(due, [6, 9], "a dead letter holds up no other record of its topic");
         assert_eq!(aparts.unsend(), 1);

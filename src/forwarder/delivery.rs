@@ -8,11 +8,11 @@ use crate::journal::Lsn;
 use crate::kafka::{DeadLetterCause, ErrorCode, ParkCause, Verdict};
 use crate::routing::TopicId;
 
-use super::apart::{Apart, Step};
+use super::apart::{Apart, Attempt, Step};
 use super::dispatch::Ticket;
 use super::lane::HoldCause;
 use super::window::State;
-use super::{Forwarder, PoisonError, Rebuild};
+use super::{Forwarder, REBUILD_MIN, Rebuild};
 
 /// What librdkafka says of a record: at once, or in a delivery report.
 #[derive(Clone, Copy, Debug)]
@@ -42,8 +42,8 @@ impl Forwarder {
         if self.rebuild.is_none()
             && let Some(fatal) = self.reports.fatal()
         {
-            tracing::error!(reason = %fatal, "producer has failed for good");
-            self.rebuild = Some(Rebuild::Fatal);
+            tracing::debug!(reason = %fatal, "producer has failed for good");
+            self.rebuild = Some((Rebuild::Fatal, now));
         }
         let any = !inbox.is_empty();
         let clock = self.clock.now();
@@ -51,6 +51,7 @@ impl Forwarder {
             let Some(ticket) = Ticket::unpack(report.opaque, &self.routing) else { continue };
             if matches!(report.verdict, Verdict::Delivered) {
                 self.moved_at = now;
+                self.rebuild_delay = REBUILD_MIN;
                 if let Some(received) = self.lanes.get(ticket.topic.index()).and_then(|lane| lane.window.received(ticket.lsn)) {
                     self.observe_latency(received, clock);
                 }
@@ -86,15 +87,17 @@ impl Forwarder {
             Verdict::Rebuild => {
                 self.unsend(topic, lsn);
                 self.metrics.republished_producer.inc();
-                self.rebuild = Some(Rebuild::Fatal);
+                self.rebuild = Some((Rebuild::Fatal, now));
             }
         }
     }
 
     fn settle_apart(&mut self, ticket: Ticket, apart: &Apart, answer: Answer, now: Instant) {
         let Ticket { lsn, topic, reason } = ticket;
-        let dead_letter_topic = self.dead_letter_topic();
-        let sent_to = if apart.step == Step::Retry { topic } else { dead_letter_topic };
+        let sent_to = self.target(topic, &apart.step);
+        if let Some(lane) = self.lane_mut(sent_to) {
+            lane.visitor_reported();
+        }
         match answer.verdict {
             Verdict::Delivered => {
                 self.end_retry(topic, apart);
@@ -115,7 +118,7 @@ impl Forwarder {
             }
             Verdict::Rebuild => {
                 self.metrics.republished_producer.inc();
-                self.rebuild = Some(Rebuild::Fatal);
+                self.rebuild = Some((Rebuild::Fatal, now));
             }
         }
     }
@@ -135,9 +138,14 @@ impl Forwarder {
                     }
                     Step::Retry
                 }
-                None => Step::DeadLetter { reason: reason_of(refusal.cause), detail: refusal.detail },
+                None => Step::DeadLetter { reason: reason_of(refusal.cause), detail: refusal.detail, attempt: Attempt::Among },
             },
-            Step::DeadLetter { reason, detail } if too_large => Step::Oversized { reason: *reason, detail: detail.clone() },
+            Step::DeadLetter { reason, detail, attempt: Attempt::Among } if too_large => {
+                Step::DeadLetter { reason: *reason, detail: detail.clone(), attempt: Attempt::Alone }
+            }
+            Step::DeadLetter { reason, detail, attempt: Attempt::Alone } if too_large => {
+                Step::Oversized { reason: *reason, detail: detail.clone() }
+            }
             step @ (Step::DeadLetter { .. } | Step::Oversized { .. }) => {
                 self.hold(self.dead_letter_topic(), HoldCause::Refused, now);
                 step.clone()
@@ -157,7 +165,9 @@ impl Forwarder {
     fn set_apart(&mut self, ticket: Ticket, answer: Answer, now: Instant) {
         tracing::debug!(lsn = ticket.lsn.get(), error = ?answer.error, "record refused; it is tried once more alone");
         self.moved_at = now;
-        self.scout.ask_limits();
+        if matches!(answer.verdict, Verdict::DeadLetter(DeadLetterCause::TooLarge)) {
+            self.scout.ask_limits();
+        }
         let Some(lane) = self.lane_mut(ticket.topic) else { return };
         lane.window.set(ticket.lsn, State::Apart);
         lane.retry_begins();
@@ -172,7 +182,8 @@ impl Forwarder {
 
     fn refuse(&mut self, topic: TopicId, lsn: Lsn, cause: HoldCause, now: Instant) {
         self.unsend(topic, lsn);
-        self.fall_behind(topic, lsn, None);
+        let received = self.lanes.get(topic.index()).and_then(|lane| lane.window.received(lsn));
+        self.fall_behind(topic, lsn, received);
         self.hold(topic, cause, now);
     }
 
@@ -188,7 +199,7 @@ impl Forwarder {
                 if news {
                     tracing::warn!(topic = %name, cause = cause.as_str(), remedy = remedy(cause), "topic parked; its records wait in the journal");
                     self.metrics.forwarder.parked(name).set(1);
-                    self.shared.parked.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), cause);
+                    self.shared.set_parked(name, cause);
                 }
                 if cause == ParkCause::Missing
                     && let Some(lane) = self.lane_mut(topic)
@@ -211,13 +222,10 @@ impl Forwarder {
     /// Something was delivered to a topic: whatever held it is over.
     fn resume(&mut self, topic: TopicId, now: Instant) {
         let Some(lane) = self.lane_mut(topic) else { return };
-        match lane.delivered(now) {
-            None => {}
-            Some(HoldCause::Parked(_)) => {
-                tracing::info!(topic = %self.routing.topic(topic).name, "topic takes its records again");
-                self.unpark(topic);
-            }
-            Some(HoldCause::Refused) => tracing::info!(topic = %self.routing.topic(topic).name, "topic takes its records again"),
+        let Some(cause) = lane.delivered(now) else { return };
+        tracing::info!(topic = %self.routing.topic(topic).name, "topic takes its records again");
+        if let HoldCause::Parked(_) = cause {
+            self.unpark(topic);
         }
     }
 
@@ -225,7 +233,7 @@ impl Forwarder {
     pub(super) fn unpark(&self, topic: TopicId) {
         let name = &self.routing.topic(topic).name;
         self.metrics.forwarder.parked(name).set(0);
-        self.shared.parked.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.shared.clear_parked(name);
     }
 
     pub(super) fn show_behind(&self, topic: TopicId, behind: i64) {

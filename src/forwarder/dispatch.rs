@@ -10,16 +10,20 @@ use bytes::Bytes;
 use crate::callback::Callback;
 use crate::event::dead_letter::{self, Grounds, Place};
 use crate::event::{self, DeadLetterReason, Message, Normalised};
-use crate::journal::{Item, Lsn};
+use crate::journal::{Item, Lsn, Reader};
 use crate::kafka::SendError;
 use crate::routing::{Routing, TopicId};
 
-use super::apart::Step;
+use super::apart::{Attempt, Step};
 use super::delivery::Answer;
-use super::lane::{Lane, Room};
+use super::lane::{HoldCause, Lane, Room};
+use super::positions::Owed;
 use super::reading::{Handed, Held, Load};
-use super::window::State;
+use super::window::{Entry, State};
 use super::{Error, Forwarder};
+
+/// How far behind a record apart its reader may stand and still be the quickest way there.
+const APART_NEAR: u64 = 4096;
 
 /// What a delivery report says it is about, in the 64 bits that librdkafka carries for us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,11 +75,11 @@ impl Forwarder {
     }
 
     /// Hands a record to the producer and enters it into its topic's window.
-    pub(super) fn hand_over(&mut self, held: Held, now: Instant) -> Result<Handed, Error> {
+    pub(super) fn hand_over(&mut self, held: Held, now: Instant) -> Handed {
         let (message, reason) = match &held.load {
             Load::Discarded => {
                 self.discard(&held);
-                return Ok(Handed::Over);
+                return Handed::Over;
             }
             Load::Event(message) => (message, None),
             Load::DeadLetter(message, reason) => (message, Some(*reason)),
@@ -83,91 +87,131 @@ impl Forwarder {
         let ticket = Ticket { lsn: held.lsn, topic: held.topic, reason };
         let refused = match self.send(held.topic, message, ticket) {
             Ok(()) => None,
-            Err(SendError::QueueFull) => return Ok(Handed::Full(held)),
+            Err(SendError::QueueFull) => return Handed::Full(held),
             Err(SendError::Refused { verdict, error }) => Some(Answer { verdict, error: Some(error) }),
         };
-        let (lsn, received) = (held.lsn, held.received);
-        if self.ledger.may_be_repeated(lsn) {
+        if self.ledger.may_be_repeated(held.lsn) {
             self.metrics.republished_restart.inc();
         }
-        let Some(lane) = self.lanes.get_mut(held.topic.index()) else { return Err(Error::Topic { topic: held.topic.index() }) };
-        let from_second = lane.next().is_some();
-        if lane.window.set(lsn, State::Sent).is_none() {
-            lane.window.push(lsn, received, State::Sent);
-            if from_second {
-                self.ledger.taken_up();
-            }
+        let size = message.value.len() + message.key.as_ref().map_or(0, Vec::len);
+        self.enter(held.topic, Entry { lsn: held.lsn, received: held.received, size, state: State::Sent });
+        if let Some(lane) = self.lane_mut(held.topic) {
+            lane.sent(now);
         }
-        lane.sent(now);
         if let Some(answer) = refused {
             self.settle(ticket, answer, now);
         }
-        Ok(Handed::Over)
+        Handed::Over
+    }
+
+    /// Enters a record into its topic's window, or moves it there where it was sent before.
+    fn enter(&mut self, topic: TopicId, entry: Entry) {
+        let Some(lane) = self.lanes.get_mut(topic.index()) else { return };
+        if lane.window.set(entry.lsn, entry.state).is_some() {
+            return;
+        }
+        lane.window.push(entry);
+        if lane.next().is_some() && self.ledger.taken_up() == Owed::Again {
+            self.metrics.journal.recovered_records.inc();
+            self.metrics.journal.unpublished_records.inc();
+        }
     }
 
     /// Sends what is apart: records to be tried alone, and dead letters that are owed.
     pub(super) fn send_aparts(&mut self, now: Instant) -> Result<bool, Error> {
-        if self.aparts.is_empty() {
+        if self.aparts.is_empty() || self.producer.is_none() {
             return Ok(false);
         }
         let mut moved = false;
         for (lsn, topic, step) in self.aparts.due() {
-            let target = match &step {
-                Step::Retry => topic,
-                Step::DeadLetter { .. } | Step::Oversized { .. } => self.dead_letter_topic(),
-            };
+            let target = self.target(topic, &step);
             let Some(lane) = self.lanes.get_mut(target.index()) else { continue };
-            let free = match &step {
-                Step::Retry => lane.is_ready_for_one(now),
-                Step::DeadLetter { .. } | Step::Oversized { .. } => lane.room(now) == Room::Free,
+            let free = match step {
+                Step::Retry | Step::DeadLetter { attempt: Attempt::Alone, .. } => lane.is_ready_for_one(now),
+                Step::DeadLetter { attempt: Attempt::Among, .. } | Step::Oversized { .. } => lane.room(now) == Room::Free,
             };
             if free {
-                moved |= self.send_apart(lsn, topic, &step, now)?;
+                match self.send_apart(lsn, topic, &step, now)? {
+                    Sent::Yes => moved = true,
+                    Sent::Later => break,
+                }
             }
         }
         Ok(moved)
     }
 
-    fn send_apart(&mut self, lsn: Lsn, topic: TopicId, step: &Step, now: Instant) -> Result<bool, Error> {
-        let Some(Item::Record { record, .. }) = self.journal.reader(lsn).next().map_err(Error::Journal)? else {
-            // It was read before and cannot be read now: the journal has set it aside and counted it.
-            self.give_up_corrupt(lsn, topic);
-            return Ok(true);
+    /// Where a record apart goes.
+    pub(super) fn target(&self, topic: TopicId, step: &Step) -> TopicId {
+        match step {
+            Step::Retry => topic,
+            Step::DeadLetter { .. } | Step::Oversized { .. } => self.dead_letter_topic(),
+        }
+    }
+
+    fn send_apart(&mut self, lsn: Lsn, topic: TopicId, step: &Step, now: Instant) -> Result<Sent, Error> {
+        let Some(record) = self.read_apart(lsn)? else {
+            self.give_up_apart(lsn, topic);
+            return Ok(Sent::Yes);
         };
         let callback = Callback::decode(record).map_err(|source| Error::Record { lsn, source })?;
-        let (target, message, reason) = match step {
+        let name = &self.routing.topic(topic).name;
+        let (message, reason) = match step {
             Step::Retry => match event::normalise(&callback, &self.routing, self.config.mode) {
-                Normalised::Event { message, .. } => (topic, message, None),
-                Normalised::DeadLetter(letter) => (topic, letter.message, Some(letter.reason)),
+                Normalised::Event { message, .. } => (message, None),
+                Normalised::DeadLetter(letter) => (letter.message, Some(letter.reason)),
             },
-            Step::DeadLetter { reason, detail } => {
-                let grounds = Grounds { reason: *reason, detail, topic: &self.routing.topic(topic).name };
-                (self.dead_letter_topic(), dead_letter::message(&callback, &grounds), Some(*reason))
+            Step::DeadLetter { reason, detail, .. } => {
+                (dead_letter::message(&callback, &Grounds { reason: *reason, detail, topic: name }), Some(*reason))
             }
             Step::Oversized { reason, detail } => {
-                let grounds = Grounds { reason: *reason, detail, topic: &self.routing.topic(topic).name };
-                let file = self.keep_oversized(lsn, &callback.body)?;
+                let Some(file) = self.keep_oversized(lsn, &callback.body)? else {
+                    self.hold(self.dead_letter_topic(), HoldCause::Refused, now);
+                    return Ok(Sent::Later);
+                };
                 let place = Place { instance: &self.config.instance, file: &file };
-                let message = dead_letter::message_without_body(&callback, &grounds, &place);
-                (self.dead_letter_topic(), message, Some(*reason))
+                let grounds = Grounds { reason: *reason, detail, topic: name };
+                (dead_letter::message_without_body(&callback, &grounds, &place), Some(*reason))
             }
         };
         let ticket = Ticket { lsn, topic, reason };
-        match self.send(target, &message, ticket) {
-            Err(SendError::QueueFull) => return Ok(false),
-            Ok(()) => {
-                if let Some(apart) = self.aparts.get_mut(lsn) {
-                    apart.in_flight = true;
+        let target = self.target(topic, step);
+        let refused = match self.send(target, &message, ticket) {
+            Ok(()) => None,
+            Err(SendError::QueueFull) => return Ok(Sent::Later),
+            Err(SendError::Refused { verdict, error }) => Some(Answer { verdict, error: Some(error) }),
+        };
+        if let Some(apart) = self.aparts.get_mut(lsn) {
+            apart.in_flight = true;
+        }
+        if let Some(lane) = self.lane_mut(target) {
+            lane.visitor_sent();
+            lane.sent(now);
+        }
+        if let Some(answer) = refused {
+            self.settle(ticket, answer, now);
+        }
+        Ok(Sent::Yes)
+    }
+
+    /// One record; `None` where it can be read no more. Records apart are asked for in order mostly, so the reader of the last one goes on.
+    fn read_apart(&mut self, lsn: Lsn) -> Result<Option<Bytes>, Error> {
+        let near = |reader: &Reader| reader.position() <= lsn && lsn.get() - reader.position().get() <= APART_NEAR;
+        let mut reader = match self.apart_reader.take().filter(near) {
+            Some(reader) => reader,
+            None => self.journal.reader(lsn),
+        };
+        while let Some(item) = reader.next().map_err(Error::Journal)? {
+            match item {
+                Item::Record { lsn: found, record } if found == lsn => {
+                    self.apart_reader = Some(reader);
+                    return Ok(Some(record));
                 }
-            }
-            Err(SendError::Refused { verdict, error }) => {
-                if let Some(apart) = self.aparts.get_mut(lsn) {
-                    apart.in_flight = true;
-                }
-                self.settle(ticket, Answer { verdict, error: Some(error) }, now);
+                Item::Record { lsn: found, .. } if found > lsn => break,
+                Item::Corrupt { to, .. } if to > lsn => break,
+                Item::Record { .. } | Item::Corrupt { .. } => {}
             }
         }
-        Ok(true)
+        Ok(None)
     }
 
     fn send(&self, topic: TopicId, message: &Message, ticket: Ticket) -> Result<(), SendError> {
@@ -177,20 +221,14 @@ impl Forwarder {
 
     /// A command that the configuration has come to discard since its callback was received.
     fn discard(&mut self, held: &Held) {
-        let Some(lane) = self.lanes.get_mut(held.topic.index()) else { return };
-        let from_second = lane.next().is_some();
-        if lane.window.set(held.lsn, State::Done).is_none() {
-            lane.window.push(held.lsn, held.received, State::Done);
-            if from_second {
-                self.ledger.taken_up();
-            }
-        }
-        self.ledger.passed(lane.window.advance());
+        self.enter(held.topic, Entry { lsn: held.lsn, received: held.received, size: 0, state: State::Done });
+        self.done(held.topic, held.lsn);
         self.metrics.discarded.inc();
         self.metrics.journal.unpublished_records.dec();
     }
 
-    fn give_up_corrupt(&mut self, lsn: Lsn, topic: TopicId) {
+    /// The journal has set it aside, and counted it.
+    fn give_up_apart(&mut self, lsn: Lsn, topic: TopicId) {
         tracing::error!(lsn = lsn.get(), "record that was to be sent again was lost to corruption");
         if let Some(apart) = self.aparts.remove(lsn)
             && apart.step == Step::Retry
@@ -212,12 +250,16 @@ impl Forwarder {
         before
     }
 
-    /// Keeps a body in a file of its own, named by journal and LSN, synced with its folder before anything names it. A file that is there
-    /// already is the same body from an earlier try.
-    fn keep_oversized(&self, lsn: Lsn, body: &[u8]) -> Result<String, Error> {
+    /// Keeps a body in a file of its own, named by journal and LSN, synced with its folder before anything names it; an earlier try may have done so
+    /// already. `None` where there is no room: that is for later.
+    fn keep_oversized(&self, lsn: Lsn, body: &[u8]) -> Result<Option<String>, Error> {
         let dir = &self.config.oversized_dir;
         let name = format!("{}-{:020}", self.journal.identity(), lsn.get());
         let path = dir.join(&name);
+        if path.exists() {
+            sync_dir(dir).map_err(|source| Error::Oversized { path, source })?;
+            return Ok(Some(name));
+        }
         let write = || -> io::Result<()> {
             fs::create_dir_all(dir)?;
             let partial = dir.join(format!("{name}.partial"));
@@ -228,10 +270,23 @@ impl Forwarder {
             sync_dir(dir)?;
             dir.parent().map_or(Ok(()), sync_dir)
         };
-        write().map_err(|source| Error::Oversized { path: path.clone(), source })?;
-        self.metrics.forwarder.oversized.inc();
-        Ok(name)
+        match write() {
+            Ok(()) => {
+                self.metrics.forwarder.oversized.inc();
+                Ok(Some(name))
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => Ok(None),
+            Err(source) => Err(Error::Oversized { path, source }),
+        }
     }
+}
+
+/// What became of an attempt to send a record apart.
+enum Sent {
+    /// It is under way, or settled.
+    Yes,
+    /// The producer's queue is full, or the disk is.
+    Later,
 }
 
 fn sync_dir(dir: &Path) -> io::Result<()> {

@@ -63,49 +63,83 @@ pub struct Lane {
     hold: Option<Hold>,
     known: bool,
     retries: usize,
+    /// Records with librdkafka that are out of the topic's order: tried alone, or dead letters of other topics.
+    visitors: usize,
     moved_at: Instant,
-    in_flight_max: usize,
+    share: Share,
 }
 
+/// What of the producer's queue a topic may hold.
 #[derive(Clone, Copy, Debug)]
-struct Behind {
-    next: Lsn,
-    received: Option<Timestamp>,
+pub struct Share {
+    /// Records.
+    pub records: usize,
+    /// Bytes; one record is always allowed.
+    pub bytes: usize,
+}
+
+/// Where a second reading of a topic goes on.
+#[derive(Clone, Copy, Debug)]
+pub struct Behind {
+    /// The first record that it has not served.
+    pub next: Lsn,
+    /// When that was received, where it is known.
+    pub received: Option<Timestamp>,
+}
+
+/// Whether a hold lets a record through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gate {
+    Open,
+    /// One record, whose report decides.
+    Trial,
+    Shut,
 }
 
 impl Lane {
-    /// A lane of at most `in_flight_max` records with librdkafka; it begins `behind` where the checkpoint says so.
+    /// A lane with that share of the queue; it begins `behind` where the checkpoint says so.
     #[must_use]
-    pub fn new(in_flight_max: usize, behind: Option<Lsn>, now: Instant) -> Self {
-        Self {
-            window: Window::default(),
-            behind: behind.map(|next| Behind { next, received: None }),
-            hold: None,
-            known: false,
-            retries: 0,
-            moved_at: now,
-            in_flight_max,
+    pub fn new(share: Share, behind: Option<Behind>, now: Instant) -> Self {
+        Self { window: Window::default(), behind, hold: None, known: false, retries: 0, visitors: 0, moved_at: now, share }
+    }
+
+    /// A hold whose wait is over lets one record through.
+    fn gate(&mut self, now: Instant) -> Gate {
+        match &mut self.hold {
+            None => Gate::Open,
+            Some(hold) if now < hold.until => Gate::Shut,
+            Some(hold) => {
+                hold.trial = true;
+                Gate::Trial
+            }
         }
+    }
+
+    fn in_flight(&self) -> usize {
+        self.window.in_flight() + self.visitors
     }
 
     /// Whether it may take a record now.
     pub fn room(&mut self, now: Instant) -> Room {
-        if let Some(hold) = &mut self.hold {
-            if now < hold.until {
-                return Room::Stalled;
-            }
-            hold.trial = true;
-        }
-        let trial = self.hold.is_some();
-        let most = if trial { 1 } else { self.in_flight_max };
-        let free = self.known && self.retries == 0 && self.window.in_flight() < most && self.window.len() < WINDOW_MAX;
-        if free {
+        let has_share = match self.gate(now) {
+            Gate::Shut => return Room::Stalled,
+            Gate::Trial => self.in_flight() == 0,
+            Gate::Open => self.in_flight() < self.share.records && self.window.in_flight_bytes() < self.share.bytes,
+        };
+        // What is to be sent again is in the window already, however full that is.
+        let has_place = self.window.len() < WINDOW_MAX || self.window.has_unsent();
+        if self.known && self.retries == 0 && has_share && has_place {
             Room::Free
         } else if now.duration_since(self.moved_at) < STALL_MAX {
             Room::Busy
         } else {
             Room::Stalled
         }
+    }
+
+    /// The topic is there.
+    pub fn looked_up(&mut self) {
+        self.known = true;
     }
 
     /// The topic has been looked up and is there. That ends a hold for its absence, which it tells; whether we may write, only a report tells.
@@ -124,21 +158,29 @@ impl Lane {
         self.known = false;
     }
 
-    /// Whether the topic has been looked up.
-    #[must_use]
-    pub fn is_known(&self) -> bool {
-        self.known
-    }
-
     /// Whether one record may be sent with nothing else of the topic under way, though others wait for it.
     pub fn is_ready_for_one(&mut self, now: Instant) -> bool {
-        if let Some(hold) = &mut self.hold {
-            if now < hold.until {
-                return false;
-            }
-            hold.trial = true;
+        self.gate(now) != Gate::Shut && self.known && self.in_flight() == 0
+    }
+
+    /// A record out of the topic's order was handed over.
+    pub fn visitor_sent(&mut self) {
+        self.visitors += 1;
+    }
+
+    /// The report on it is there.
+    pub fn visitor_reported(&mut self) {
+        self.visitors = self.visitors.saturating_sub(1);
+    }
+
+    /// The producer is gone: all that was with it is to be sent again. Tells how many records of the window that are.
+    pub fn unsend(&mut self) -> u64 {
+        self.visitors = 0;
+        let unsent = self.window.unsend();
+        if let Some(first) = self.window.first_unsent() {
+            self.fall_behind(first, self.window.received(first));
         }
-        self.known && self.window.in_flight() == 0
+        unsent
     }
 
     /// Something was delivered. Tells whether that ended a hold, and of what cause.
@@ -180,12 +222,6 @@ impl Lane {
         self.hold.map(|hold| hold.cause)
     }
 
-    /// When a held lane may be tried next.
-    #[must_use]
-    pub fn hold_until(&self) -> Option<Instant> {
-        self.hold.filter(|hold| !hold.trial).map(|hold| hold.until)
-    }
-
     /// A record of this lane is to be tried alone: nothing else is sent until it is settled.
     pub fn retry_begins(&mut self) {
         self.retries += 1;
@@ -198,18 +234,9 @@ impl Lane {
 
     /// The live reading goes on without it; its records from `next` on are read again later.
     pub fn fall_behind(&mut self, next: Lsn, received: Option<Timestamp>) {
-        let next = self.behind.map_or(next, |behind| behind.next.min(next));
-        let received = self.behind.and_then(|behind| behind.received).or(received);
-        self.behind = Some(Behind { next, received });
-    }
-
-    /// All that Kafka refused or lost is read again. Only once no report is outstanding, for then what is to be sent again is known.
-    pub fn rewind(&mut self) {
-        if self.window.in_flight() > 0 {
-            return;
-        }
-        if let Some(first) = self.window.first_unsent() {
-            self.fall_behind(first, None);
+        match &mut self.behind {
+            Some(behind) if behind.next <= next => {}
+            behind => *behind = Some(Behind { next, received }),
         }
     }
 
@@ -234,7 +261,7 @@ impl Lane {
 
     /// Whether a second reading would get anywhere.
     pub fn can_catch_up(&mut self, now: Instant) -> bool {
-        self.behind.is_some() && self.room(now) == Room::Free && (self.hold.is_none() || self.window.in_flight() == 0)
+        self.behind.is_some() && self.room(now) == Room::Free
     }
 
     /// The LSN up to which the topic has its records; `scanned` is how far the live reading is.
@@ -279,10 +306,17 @@ mod tests {
         Lsn::new(number)
     }
 
+    const SHARE: Share = Share { records: 2, bytes: 1000 };
+
     fn lane(now: Instant) -> Lane {
-        let mut lane = Lane::new(2, None, now);
+        let mut lane = Lane::new(SHARE, None, now);
         lane.found();
         lane
+    }
+
+    fn sent(number: u64) -> crate::forwarder::window::Entry {
+        let received = Timestamp::from_micros(i64::try_from(number).unwrap());
+        crate::forwarder::window::Entry { lsn: lsn(number), received, size: 10, state: State::Sent }
     }
 
     #[test]
@@ -291,7 +325,7 @@ mod tests {
         let mut lane = lane(start);
         for number in 1..=2 {
             assert_eq!(lane.room(start), Room::Free);
-            lane.window.push(lsn(number), Timestamp::default(), State::Sent);
+            lane.window.push(sent(number));
             lane.sent(start);
         }
         assert_eq!(lane.room(start), Room::Busy);
@@ -304,7 +338,7 @@ mod tests {
     #[test]
     fn a_topic_that_was_not_looked_up_takes_nothing() {
         let start = Instant::now();
-        let mut lane = Lane::new(2, None, start);
+        let mut lane = Lane::new(SHARE, None, start);
         assert_eq!(lane.room(start), Room::Busy);
         assert_eq!(lane.room(start + STALL_MAX), Room::Stalled);
         lane.found();
@@ -321,12 +355,12 @@ mod tests {
         assert_eq!(lane.room(start), Room::Stalled);
         let later = start + HOLD_MIN;
         assert_eq!(lane.room(later), Room::Free);
-        lane.window.push(lsn(1), Timestamp::default(), State::Sent);
+        lane.window.push(sent(1));
         assert_ne!(lane.room(later), Room::Free, "one record is the trial");
         lane.window.set(lsn(1), State::Unsent);
         assert!(!lane.hold(cause, later));
-        assert_eq!(lane.hold_until(), Some(later + HOLD_MIN * 2));
         let last = later + HOLD_MIN * 2;
+        assert_eq!(lane.room(last.checked_sub(Duration::from_millis(1)).unwrap()), Room::Stalled, "it waits twice as long");
         assert_eq!(lane.room(last), Room::Free);
         lane.window.set(lsn(1), State::Sent);
         assert_eq!(lane.delivered(last), Some(cause));
@@ -338,8 +372,8 @@ mod tests {
         let start = Instant::now();
         let mut lane = lane(start);
         assert_eq!(lane.position(lsn(10)), lsn(10));
-        lane.window.push(lsn(4), Timestamp::from_micros(4), State::Sent);
-        lane.window.push(lsn(6), Timestamp::from_micros(6), State::Sent);
+        lane.window.push(sent(4));
+        lane.window.push(sent(6));
         assert_eq!(lane.position(lsn(10)), lsn(4));
         lane.fall_behind(lsn(8), Some(Timestamp::from_micros(8)));
         assert_eq!(lane.position(lsn(10)), lsn(4));
@@ -354,19 +388,44 @@ mod tests {
     }
 
     #[test]
-    fn a_rewind_goes_back_to_the_first_record_that_was_refused_once_all_reports_are_in() {
+    fn when_the_producer_is_gone_it_goes_back_to_the_first_record_without_a_report() {
         let start = Instant::now();
         let mut lane = lane(start);
-        lane.window.push(lsn(4), Timestamp::default(), State::Sent);
-        lane.window.push(lsn(6), Timestamp::default(), State::Sent);
-        lane.window.set(lsn(4), State::Unsent);
-        lane.rewind();
-        assert_eq!(lane.next(), None, "a report is outstanding");
-        lane.window.set(lsn(6), State::Done);
-        lane.rewind();
-        assert_eq!(lane.next(), Some(lsn(4)));
-        assert!(lane.owes(lsn(4)));
-        assert!(!lane.owes(lsn(6)));
+        lane.window.push(sent(4));
+        lane.window.push(sent(6));
+        lane.window.set(lsn(4), State::Done);
+        lane.visitor_sent();
+        assert_ne!(lane.room(start), Room::Free, "a visitor takes part of the share");
+        assert_eq!(lane.unsend(), 1);
+        assert_eq!(lane.next(), Some(lsn(6)));
+        assert_eq!(lane.oldest(), Some(Timestamp::from_micros(4)));
+        assert_eq!(lane.room(start), Room::Free);
+        assert!(!lane.owes(lsn(4)));
+        assert!(lane.owes(lsn(6)));
         assert!(lane.owes(lsn(7)));
+    }
+
+    #[test]
+    fn a_few_large_records_are_a_share_as_well() {
+        let start = Instant::now();
+        let mut lane = Lane::new(Share { records: 100, bytes: 15 }, None, start);
+        lane.found();
+        lane.window.push(sent(1));
+        assert_eq!(lane.room(start), Room::Free);
+        lane.window.push(sent(2));
+        assert_eq!(lane.room(start), Room::Busy);
+    }
+
+    #[test]
+    fn a_full_window_does_not_keep_out_what_is_in_it() {
+        let start = Instant::now();
+        let mut lane = Lane::new(Share { records: WINDOW_MAX * 2, bytes: usize::MAX }, None, start);
+        lane.found();
+        for number in 1..=u64::try_from(WINDOW_MAX).unwrap() {
+            lane.window.push(sent(number));
+        }
+        assert_eq!(lane.room(start), Room::Busy);
+        lane.unsend();
+        assert_eq!(lane.room(start), Room::Free);
     }
 }

@@ -18,6 +18,15 @@ pub struct Ledger {
     sent_bound_at_start: Lsn,
 }
 
+/// Whether a record that a second reading takes up was counted as unpublished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owed {
+    /// It was.
+    Once,
+    /// It was completed; since then the configuration has changed so that it cannot be told from those that were not.
+    Again,
+}
+
 impl Ledger {
     /// The counts as the checkpoint left them; `end` is the journal's.
     #[must_use]
@@ -46,8 +55,14 @@ impl Ledger {
     }
 
     /// A second reading has taken one up.
-    pub fn taken_up(&mut self) {
-        self.waiting = self.waiting.saturating_sub(1);
+    pub fn taken_up(&mut self) -> Owed {
+        if let Some(waiting) = self.waiting.checked_sub(1) {
+            self.waiting = waiting;
+            return Owed::Once;
+        }
+        // It counts as below its position until it is completed once more.
+        self.below_position = self.below_position.saturating_sub(1);
+        Owed::Again
     }
 
     /// No topic is behind any more: what still counts as left was lost to corruption since the live reading saw it. Tells how many those are.
@@ -110,10 +125,19 @@ mod tests {
         let mut ledger = Ledger::new(&start(1, &[], 0), Start::New, Lsn::new(1));
         ledger.left();
         ledger.left();
-        ledger.taken_up();
+        assert_eq!(ledger.taken_up(), Owed::Once);
         ledger.passed(1);
         assert_eq!(ledger.settle(), 1);
         assert_eq!(ledger.checkpoint(Lsn::new(3), Vec::new()).completed_beyond, 0);
+    }
+
+    #[test]
+    fn what_is_owed_again_after_a_change_of_the_configuration_is_counted_again() {
+        let mut ledger = Ledger::new(&start(11, &[("a", 1)], 9), Start::Clean, Lsn::new(11));
+        assert_eq!(ledger.taken_up(), Owed::Once);
+        assert_eq!(ledger.taken_up(), Owed::Again);
+        ledger.passed(2);
+        assert_eq!(ledger.checkpoint(Lsn::new(11), Vec::new()).completed_beyond, 0);
     }
 
     #[test]

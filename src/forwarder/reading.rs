@@ -92,7 +92,7 @@ impl Forwarder {
                     self.live_held = Some(held);
                     break;
                 }
-                Room::Free => match self.hand_over(held, now)? {
+                Room::Free => match self.hand_over(held, now) {
                     Handed::Over => moved = true,
                     Handed::Full(held) => {
                         self.live_held = Some(held);
@@ -118,8 +118,10 @@ impl Forwarder {
                 Some(held) => held,
                 None => match second.reader.next().map_err(Error::Journal)? {
                     None => break,
-                    // The live reading has counted it; what it took from a topic that was left shows in the ledger once all have caught up.
-                    Some(Item::Corrupt { .. }) => continue,
+                    Some(Item::Corrupt { from, to }) => {
+                        self.give_up(&second, from, to);
+                        continue;
+                    }
                     Some(Item::Record { lsn, record }) => self.prepare(lsn, record)?,
                 },
             };
@@ -142,7 +144,7 @@ impl Forwarder {
                     moved = false;
                     break;
                 }
-                Room::Free => match self.hand_over(held, now)? {
+                Room::Free => match self.hand_over(held, now) {
                     Handed::Over => {
                         let Some(lane) = self.lane_mut(topic) else { continue };
                         if lane.window.state(lsn) == Some(State::Unsent) {
@@ -246,6 +248,22 @@ impl Forwarder {
         let records = to.get().saturating_sub(from.get());
         self.ledger.passed(records);
         self.complete_corrupt(records);
+    }
+
+    /// Records that were to be sent again and can be read no more. Of the others in the range the live reading has counted those that it could not
+    /// read either; what it had left for later shows in the ledger once all have caught up.
+    fn give_up(&mut self, second: &SecondReading, from: Lsn, to: Lsn) {
+        let mut lost = 0;
+        for (lane, serves) in self.lanes.iter_mut().zip(&second.serves) {
+            if *serves {
+                lost += lane.window.give_up(from, to);
+                self.ledger.passed(lane.window.advance());
+            }
+        }
+        if lost > 0 {
+            tracing::error!(records = lost, from = from.get(), to = to.get(), "records that were to be sent again were lost to corruption");
+            self.complete_corrupt(lost);
+        }
     }
 
     fn complete_corrupt(&self, records: u64) {

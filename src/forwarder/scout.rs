@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle, Thread};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use crate::config;
@@ -28,14 +28,9 @@ const FILES_EVERY: Duration = Duration::from_secs(5);
 /// How long Kafka has for one answer.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
-/// How long a stop waits for the thread, and how often it looks: an orchestrator that kills what does not end counts every second.
-const STOP_MAX: Duration = Duration::from_millis(500);
-const STOP_LOOK: Duration = Duration::from_millis(5);
-
 /// What the forwarder asks and is told.
 pub(super) struct Scout {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
 }
 
 struct Shared {
@@ -65,7 +60,8 @@ struct Findings {
 impl Scout {
     /// Starts the thread; every topic of the routing counts as not known to be there.
     pub(super) fn start(config: &Config, settings: &Settings, routing: &Routing, forwarder: Thread) -> std::io::Result<Self> {
-        let names: Vec<String> = routing.topics().iter().map(|topic| topic.name.clone()).collect();
+        let published = routing.topics().iter().filter(|topic| routing.is_published(topic));
+        let names: Vec<String> = published.map(|topic| topic.name.clone()).collect();
         let dead_letter = routing.topic(routing.topic_of(routing.dead_letter())).name.clone();
         let state = State { unknown: names.iter().cloned().collect(), ..State::default() };
         let shared = Arc::new(Shared { state: Mutex::new(state), asked: Condvar::new(), forwarder });
@@ -81,8 +77,8 @@ impl Scout {
             limits_known: false,
             small: BTreeSet::new(),
         };
-        let thread = thread::Builder::new().name("scout".to_owned()).spawn(move || errand.run())?;
-        Ok(Self { shared, thread: Some(thread) })
+        thread::Builder::new().name("scout".to_owned()).spawn(move || errand.run())?;
+        Ok(Self { shared })
     }
 
     /// Topics are looked up with the producer's own client, so that what is learned is its knowledge too.
@@ -103,21 +99,13 @@ impl Scout {
         self.shared.asked.notify_one();
     }
 
-    /// Ends the thread, unless a question keeps it that Kafka does not answer: a stop does not wait for that.
-    pub(super) fn stop(&mut self) {
-        {
-            let mut state = self.shared.lock();
-            state.stop = true;
-            state.producer = None;
-        }
+    /// Ends the thread once its question of the moment is answered, which nobody waits for: it holds nothing.
+    pub(super) fn stop(&self) {
+        let mut state = self.shared.lock();
+        state.stop = true;
+        state.producer = None;
+        drop(state);
         self.shared.asked.notify_one();
-        let deadline = Instant::now() + STOP_MAX;
-        while self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) && Instant::now() < deadline {
-            thread::park_timeout(STOP_LOOK);
-        }
-        if let Some(thread) = self.thread.take_if(|thread| thread.is_finished()) {
-            drop(thread.join());
-        }
     }
 
     fn findings(&self) -> Findings {
@@ -152,7 +140,7 @@ impl Forwarder {
         if let Some(settings) = findings.settings {
             tracing::info!("kafka's secrets or certificates have changed");
             self.settings = settings.with_batches_below(self.message_max);
-            self.rebuild.get_or_insert(Rebuild::Changed);
+            self.rebuild.get_or_insert((Rebuild::Changed, now));
         }
         if let Some(limits) = findings.limits {
             self.message_max = limits.smallest();
@@ -161,14 +149,18 @@ impl Forwarder {
             if settings.batch_bytes() != self.settings.batch_bytes() {
                 tracing::info!(batch_bytes = settings.batch_bytes(), "the smallest max.message.bytes of our topics has changed");
                 self.settings = settings;
-                self.rebuild.get_or_insert(Rebuild::Changed);
+                self.rebuild.get_or_insert((Rebuild::Changed, now));
             }
         }
     }
 
     fn topic_found(&mut self, topic: TopicId) {
+        let owed = topic == self.dead_letter_topic() && self.aparts.owe_dead_letters();
         let Some(lane) = self.lane_mut(topic) else { return };
-        if let Some(HoldCause::Parked(_)) = lane.found() {
+        if owed && lane.held() == Some(HoldCause::Parked(ParkCause::NotAuthorised)) {
+            // Whether it may be written, only the next dead letter tells.
+            lane.looked_up();
+        } else if let Some(HoldCause::Parked(_)) = lane.found() {
             tracing::info!(topic = %self.routing.topic(topic).name, "topic found");
             self.unpark(topic);
         }
@@ -195,6 +187,7 @@ struct Errand {
 impl Errand {
     fn run(mut self) {
         let mut limits_at = Instant::now();
+        let mut limits_asked_at = limits_at;
         let mut lookup_at = Instant::now();
         let mut files_at = Instant::now() + FILES_EVERY;
         loop {
@@ -205,8 +198,9 @@ impl Errand {
                 (Some(_), true) => lookup_at.min(limits_at).min(files_at),
                 (Some(_), false) => limits_at.min(files_at),
             };
-            let asked = state.limits_asked && state.producer.is_some();
-            if !state.stop && !asked && now < next {
+            let asked_at = if state.limits_asked { limits_asked_at + LIMITS_AGAIN } else { limits_at };
+            let next = next.min(asked_at);
+            if !state.stop && now < next {
                 state = self.shared.asked.wait_timeout(state, next - now).unwrap_or_else(PoisonError::into_inner).0;
             }
             if state.stop {
@@ -217,7 +211,6 @@ impl Errand {
                 files_at = self.compare_files(files_at);
                 continue;
             };
-            let limits_asked = std::mem::take(&mut state.limits_asked);
             let unknown = state.unknown.clone();
             drop(state);
 
@@ -227,7 +220,9 @@ impl Errand {
                 self.look_up(&producer, &unknown);
                 lookup_at = Instant::now() + LOOKUP_EVERY;
             }
-            if limits_asked || now >= limits_at {
+            if now >= asked_at {
+                self.shared.lock().limits_asked = false;
+                limits_asked_at = now;
                 limits_at = Instant::now() + if self.ask_limits() { LIMITS_EVERY } else { LIMITS_AGAIN };
             }
             files_at = self.compare_files(files_at);

@@ -24,10 +24,15 @@ pub enum State {
 
 /// One record in the window.
 #[derive(Clone, Copy, Debug)]
-struct Entry {
-    lsn: Lsn,
-    received: Timestamp,
-    state: State,
+pub struct Entry {
+    /// Where it stands in the journal.
+    pub lsn: Lsn,
+    /// When its callback was received.
+    pub received: Timestamp,
+    /// Bytes of its message.
+    pub size: usize,
+    /// Where it stands in the window.
+    pub state: State,
 }
 
 /// The records of one topic between its position and the last one sent.
@@ -35,16 +40,16 @@ struct Entry {
 pub struct Window {
     entries: VecDeque<Entry>,
     in_flight: usize,
+    in_flight_bytes: usize,
+    unsent: usize,
 }
 
 impl Window {
     /// A record that was sent. It must lie behind all that are in the window.
-    pub fn push(&mut self, lsn: Lsn, received: Timestamp, state: State) {
-        debug_assert!(self.entries.back().is_none_or(|back| back.lsn < lsn), "records enter in order");
-        if state == State::Sent {
-            self.in_flight += 1;
-        }
-        self.entries.push_back(Entry { lsn, received, state });
+    pub fn push(&mut self, entry: Entry) {
+        debug_assert!(self.entries.back().is_none_or(|back| back.lsn < entry.lsn), "records enter in order");
+        self.count_in(entry.state, entry.size);
+        self.entries.push_back(entry);
     }
 
     /// Where a record stands; `None` where it is not in the window: it lies below the position, or was never sent.
@@ -63,14 +68,44 @@ impl Window {
     pub fn set(&mut self, lsn: Lsn, state: State) -> Option<State> {
         let index = self.index(lsn)?;
         let entry = self.entries.get_mut(index)?;
-        let before = std::mem::replace(&mut entry.state, state);
-        if before == State::Sent {
-            self.in_flight = self.in_flight.saturating_sub(1);
-        }
-        if state == State::Sent {
-            self.in_flight += 1;
-        }
+        let (before, size) = (std::mem::replace(&mut entry.state, state), entry.size);
+        self.count_out(before, size);
+        self.count_in(state, size);
         Some(before)
+    }
+
+    fn count_in(&mut self, state: State, size: usize) {
+        match state {
+            State::Sent => {
+                self.in_flight += 1;
+                self.in_flight_bytes += size;
+            }
+            State::Unsent => self.unsent += 1,
+            State::Apart | State::Done => {}
+        }
+    }
+
+    fn count_out(&mut self, state: State, size: usize) {
+        match state {
+            State::Sent => {
+                self.in_flight = self.in_flight.saturating_sub(1);
+                self.in_flight_bytes = self.in_flight_bytes.saturating_sub(size);
+            }
+            State::Unsent => self.unsent = self.unsent.saturating_sub(1),
+            State::Apart | State::Done => {}
+        }
+    }
+
+    /// Records that wait to be sent again and can be read no more: they are done. Tells how many there are from `from` up to `to`.
+    pub fn give_up(&mut self, from: Lsn, to: Lsn) -> u64 {
+        let lost = |entry: &&mut Entry| entry.state == State::Unsent && entry.lsn >= from && entry.lsn < to;
+        let mut given_up = 0;
+        for entry in self.entries.iter_mut().filter(lost) {
+            entry.state = State::Done;
+            given_up += 1;
+            self.unsent = self.unsent.saturating_sub(1);
+        }
+        given_up
     }
 
     /// Takes the completed records off the front; tells how many.
@@ -93,7 +128,15 @@ impl Window {
             }
         }
         self.in_flight = 0;
+        self.in_flight_bytes = 0;
+        self.unsent += usize::try_from(unsent).unwrap_or(usize::MAX);
         unsent
+    }
+
+    /// Whether any record is to be sent again.
+    #[must_use]
+    pub fn has_unsent(&self) -> bool {
+        self.unsent > 0
     }
 
     /// The first record that is to be sent again.
@@ -112,6 +155,12 @@ impl Window {
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.in_flight
+    }
+
+    /// Bytes of them.
+    #[must_use]
+    pub fn in_flight_bytes(&self) -> usize {
+        self.in_flight_bytes
     }
 
     /// Records in the window, completed ones behind an open one among them.
@@ -147,12 +196,17 @@ mod tests {
         Timestamp::from_micros(i64::try_from(number).unwrap())
     }
 
+    fn sent(number: u64) -> Entry {
+        Entry { lsn: lsn(number), received: time(number), size: 10, state: State::Sent }
+    }
+
     #[test]
     fn the_front_leaves_only_when_it_is_done() {
         let mut window = Window::default();
         for number in [3, 5, 8] {
-            window.push(lsn(number), time(number), State::Sent);
+            window.push(sent(number));
         }
+        assert_eq!(window.in_flight_bytes(), 30);
         assert_eq!(window.set(lsn(5), State::Done), Some(State::Sent));
         assert_eq!(window.advance(), 0);
         assert_eq!(window.front(), Some((lsn(3), time(3))));
@@ -167,7 +221,7 @@ mod tests {
     fn what_the_producer_loses_is_sent_again_and_what_is_done_is_not() {
         let mut window = Window::default();
         for number in 1..=4 {
-            window.push(lsn(number), time(number), State::Sent);
+            window.push(sent(number));
         }
         window.set(lsn(2), State::Done);
         window.set(lsn(3), State::Apart);
@@ -176,6 +230,23 @@ mod tests {
         assert_eq!(window.first_unsent(), Some(lsn(1)));
         assert_eq!(window.state(lsn(2)), Some(State::Done));
         assert_eq!(window.state(lsn(3)), Some(State::Apart));
+        assert_eq!(window.in_flight_bytes(), 0);
+    }
+
+    #[test]
+    fn what_can_be_read_no_more_holds_nothing_back() {
+        let mut window = Window::default();
+        for number in 1..=4 {
+            window.push(sent(number));
+        }
+        window.set(lsn(1), State::Unsent);
+        window.set(lsn(2), State::Unsent);
+        assert_eq!(window.give_up(lsn(1), lsn(2)), 1);
+        assert_eq!(window.advance(), 1);
+        assert!(window.has_unsent());
+        assert_eq!(window.give_up(lsn(2), lsn(9)), 1, "what was sent may still arrive");
+        assert!(!window.has_unsent());
+        assert_eq!(window.front().map(|(front, _)| front), Some(lsn(2)));
     }
 
     proptest! {
@@ -192,7 +263,7 @@ mod tests {
             for gap in gaps {
                 next += gap;
                 numbers.push(next);
-                window.push(lsn(next), time(next), State::Sent);
+                window.push(sent(next));
                 model.insert(next, State::Sent);
             }
             let mut advanced = 0;
@@ -206,6 +277,8 @@ mod tests {
                 let prefix = model.values().take_while(|state| **state == State::Done).count();
                 prop_assert_eq!(advanced, u64::try_from(prefix).unwrap());
                 prop_assert_eq!(window.front().map(|(front, _)| front), numbers.get(prefix).map(|number| lsn(*number)));
+                prop_assert_eq!(window.has_unsent(), window.first_unsent().is_some());
+                prop_assert_eq!(window.in_flight_bytes(), window.in_flight() * 10);
                 prop_assert_eq!(window.in_flight(), model.values().filter(|state| **state == State::Sent).count());
             }
         }

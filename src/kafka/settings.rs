@@ -147,6 +147,12 @@ impl Settings {
         QUEUE_MAX_MESSAGES
     }
 
+    /// The bytes that librdkafka may hold: two of the largest messages fit, or one would wait for an empty queue.
+    #[must_use]
+    pub fn queue_max_bytes(&self) -> u64 {
+        queue_max_bytes(self.message_max_bytes)
+    }
+
     /// The same text with every secret value blotted out. What librdkafka and brokers report goes through here before anybody sees it.
     pub(super) fn redact(&self, text: &str) -> String {
         self.secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), "***"))
@@ -237,10 +243,12 @@ fn defaults(kafka: &config::Kafka) -> BTreeMap<String, String> {
     .collect()
 }
 
+fn queue_max_bytes(message_max_bytes: u64) -> u64 {
+    QUEUE_MAX_BYTES.max(message_max_bytes.saturating_mul(2))
+}
+
 /// What nobody may override.
 fn owned(kafka: &config::Kafka, message_max_bytes: u64) -> [(&'static str, String); 12] {
-    // Two of the largest messages must fit, or one would wait for an empty queue.
-    let queue_max_bytes = QUEUE_MAX_BYTES.max(message_max_bytes.saturating_mul(2));
     [
         ("bootstrap.servers", kafka.bootstrap_servers.clone()),
         ("enable.idempotence", "true".to_owned()),
@@ -250,7 +258,7 @@ fn owned(kafka: &config::Kafka, message_max_bytes: u64) -> [(&'static str, Strin
         ("partitioner", "murmur2_random".to_owned()),
         ("allow.auto.create.topics", "false".to_owned()),
         ("queue.buffering.max.messages", QUEUE_MAX_MESSAGES.to_string()),
-        ("queue.buffering.max.kbytes", (queue_max_bytes / 1024).to_string()),
+        ("queue.buffering.max.kbytes", (queue_max_bytes(message_max_bytes) / 1024).to_string()),
         ("message.max.bytes", message_max_bytes.to_string()),
         ("batch.size", BATCH_BYTES.to_string()),
         // Brokers' states are this stale at most; cheap at the tens of topics that we have.
