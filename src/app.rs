@@ -4,6 +4,7 @@
 
 mod conditions;
 mod descriptors;
+mod watch;
 
 use std::io;
 use std::net::SocketAddr;
@@ -203,13 +204,20 @@ pub async fn run(mut config: Config, purpose: Purpose, started: impl FnOnce(Addr
     tracing::info!(public = %addresses.public, admin = %addresses.admin, "callbacks are accepted");
     started(addresses);
     // 7. Until something ends.
+    let watching = watch::watch(journal.clone(), metrics.ingress.clone());
     let bridge = Bridge { config, journal, ingress, phase };
+    let running = async {
+        tokio::select! {
+            () = signals.next() => {}
+            error = bridge.failed() => return Err(bridge.abandon(&mut forwarding, error).await),
+            ended = forwarding.ended() => return Err(bridge.forwarder_ended(ended)),
+        }
+        bridge.stop(&mut forwarding, &mut signals).await
+    };
     tokio::select! {
-        () = signals.next() => {}
-        error = bridge.failed() => return Err(bridge.abandon(&mut forwarding, error).await),
-        ended = forwarding.ended() => return Err(bridge.forwarder_ended(ended)),
+        ended = running => ended,
+        never = watching => match never {},
     }
-    bridge.stop(&mut forwarding, &mut signals).await
 }
 
 fn metrics(routing: &Routing) -> Result<Metrics, Error> {

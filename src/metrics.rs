@@ -288,8 +288,6 @@ pub enum Republication {
     Restart,
     /// The producer had to be built anew, or the topic took it no more for a time.
     Producer,
-    /// An operator asked for it.
-    Replay,
 }
 
 /// What the forwarder moves.
@@ -314,7 +312,7 @@ impl Forwarder {
             completed.with_label_values(&[outcome.label()]);
         }
         let republished = counters(registry, "records_republished_total", "Records handed to Kafka once more, by reason.", &["reason"])?;
-        for reason in [Republication::Restart, Republication::Producer, Republication::Replay] {
+        for reason in [Republication::Restart, Republication::Producer] {
             republished.with_label_values(&[reason.label()]);
         }
         let published = counters(registry, "events_published_total", "Events that Kafka has confirmed, by topic.", &["topic"])?;
@@ -399,7 +397,6 @@ impl Republication {
         match self {
             Self::Restart => "restart",
             Self::Producer => "producer",
-            Self::Replay => "replay",
         }
     }
 }
@@ -621,7 +618,6 @@ mod tests {
             "chat_bridge_callbacks_total{outcome=\"refused\",reason=\"two\"} 0",
             "chat_bridge_callbacks_by_command_total{command=\"other\"} 0",
             "chat_bridge_records_completed_total{outcome=\"dead_lettered\"} 0",
-            "chat_bridge_records_republished_total{reason=\"replay\"} 0",
             "chat_bridge_events_published_total{topic=\"chat.group-full\"} 0",
             "chat_bridge_topic_parked{topic=\"chat.dead-letter\"} 0",
             "chat_bridge_dead_letters_total{reason=\"not_json\"} 0",

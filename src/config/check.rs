@@ -115,6 +115,13 @@ pub(super) fn serving(config: &Config) -> Findings {
             found.add(Key::of("kafka.secret_files").name(name), fault);
         }
     }
+    for (name, path) in &config.kafka.properties {
+        // librdkafka also takes the word `probe`, and folders.
+        let names_a_file = name.ends_with(".location") && path.starts_with('/');
+        if names_a_file && let Err(error) = fs::metadata(path) {
+            found.add(Key::of("kafka.properties").name(name), format!("failed to read the file {path}: {error}"));
+        }
+    }
     found
 }
 
@@ -148,7 +155,7 @@ fn check_apps(apps: &[App], found: &mut Findings) {
     for (index, app) in apps.iter().enumerate() {
         let key = Key::of("apps").index(index);
         if app.sdk_app_id == 0 {
-            found.add(key.clone().name("sdk_app_id"), "is not 0: Chat gives every app a number");
+            found.add(key.clone().name("sdk_app_id"), "must not be 0: Chat gives every app a number");
         } else if let Some(first) = places.insert(app.sdk_app_id, index) {
             let message = format!("{} stands twice; tokens of one app go into one file, its networks into one list", app.sdk_app_id);
             found.add_between([key.clone().name("sdk_app_id"), Key::of("apps").index(first)], message);
@@ -187,13 +194,13 @@ fn check_journal(journal: &Journal, http: &Http, found: &mut Findings) {
     }
     check_period("journal.answer_max", journal.answer_max, found);
     if journal.answer_max.get() >= CHAT_WAITS {
-        found.add(Key::of("journal.answer_max"), "is under 2s, for Chat waits no longer for an answer");
+        found.add(Key::of("journal.answer_max"), "must be under 2s, for Chat waits no longer for an answer");
     }
 }
 
 fn check_kafka(kafka: &Kafka, found: &mut Findings) {
     if kafka.bootstrap_servers.split(',').any(|server| server.trim().is_empty()) {
-        found.add(Key::of("kafka.bootstrap_servers"), "is one `host:port`, or several with commas between them");
+        found.add(Key::of("kafka.bootstrap_servers"), "must be one `host:port`, or several with commas between them");
     }
     if let Some(instance) = &kafka.instance {
         let plain = instance.chars().all(|c| c.is_ascii_graphic());
@@ -222,8 +229,9 @@ fn check_kafka(kafka: &Kafka, found: &mut Findings) {
 
 fn check_topics(topics: &Topics, found: &mut Findings) {
     if topics.prefix.len() > PREFIX_MAX || !topics.prefix.chars().all(is_topic_character) {
-        let message =
-            format!("is at most {PREFIX_MAX} of the letters, digits, dots, underscores and hyphens that Kafka allows in a topic's name");
+        let message = format!(
+            "must be at most {PREFIX_MAX} of the letters, digits, dots, underscores and hyphens that Kafka allows in a topic's name"
+        );
         found.add(Key::of("topics.prefix"), message);
     }
     for (key, name) in [("topics.unrecognized", &topics.unrecognized), ("topics.dead_letter", &topics.dead_letter)] {
@@ -300,11 +308,11 @@ fn check_shutdown(shutdown: &Shutdown, found: &mut Findings) {
     }
 }
 
-const TOO_LONG: &str = "is at most 365days";
+const TOO_LONG: &str = "must be at most 365days";
 
 fn check_period(key: &str, period: Period, found: &mut Findings) {
     if period.get().is_zero() {
-        found.add(Key::of(key), "is more than 0s");
+        found.add(Key::of(key), "must be more than 0s");
     } else if period.get() > PERIOD_MAX {
         found.add(Key::of(key), TOO_LONG);
     }
@@ -350,7 +358,7 @@ mod tests {
         type Change = fn(&mut Config);
         let cases: &[(&str, &str, Change)] = &[
             ("apps: ", "at least one", |config| config.apps.clear()),
-            ("apps[0].sdk_app_id: ", "is not 0", |config| config.apps[0].sdk_app_id = 0),
+            ("apps[0].sdk_app_id: ", "must not be 0", |config| config.apps[0].sdk_app_id = 0),
             ("apps[1].sdk_app_id: ", "stands twice", |config| config.apps.push(app(1_400_000_000))),
             ("apps[0].sources: ", "is empty", |config| config.apps[0].sources = Some(Vec::new())),
             ("apps[0].tokens_file: ", "failed to read the file /no/such/file", |config| {
@@ -389,7 +397,7 @@ mod tests {
             ("kafka.secret_files.\"sasl.password\": ", "failed to read the file: ", |config| {
                 config.kafka.secret_files.insert("sasl.password".to_owned(), "hunter2".into());
             }),
-            ("topics.prefix: ", "is at most 200", |config| config.topics.prefix = "chat/".to_owned()),
+            ("topics.prefix: ", "must be at most 200", |config| config.topics.prefix = "chat/".to_owned()),
             ("topics.unrecognized: ", "no name for a topic", |config| config.topics.unrecognized = Some("..".to_owned())),
             ("topics.unrecognized: ", "dead-letter topic", |config| config.topics.unrecognized = Some("chat.dead-letter".to_owned())),
             ("topics.dead_letter: ", "no name for a topic", |config| config.topics.dead_letter = Some("x".repeat(250))),

@@ -135,19 +135,20 @@ impl Status {
         metrics.queue_bytes.set(digest.queue_bytes);
         metrics.request_retries.inc_by(digest.retries.saturating_sub(retries_before));
         metrics.broker_rtt_p99_seconds.set(digest.rtt_p99_seconds);
-        for (state, count) in digest.brokers.by_state() {
+        let brokers = digest.brokers.settled();
+        for (state, count) in brokers.by_state() {
             metrics.brokers(state).set(i64::from(count));
         }
         let mut tracked = self.lock();
-        tracked.snapshot.brokers = digest.brokers;
-        if digest.brokers.up > 0 {
+        tracked.snapshot.brokers = brokers;
+        if brokers.up > 0 {
             Self::back(&mut tracked);
             // One broker may take our credentials while another refuses them: only an interval without a refusal ends it.
             if !tracked.refused_lately && tracked.snapshot.authentication.take().is_some() {
                 metrics.authentication_failed.set(0);
                 tracing::info!("kafka authentication good again");
             }
-        } else if digest.brokers.all_down() {
+        } else if brokers.all_down() {
             self.lost(&mut tracked, "no broker is connected");
         }
         tracked.refused_lately = false;
@@ -184,6 +185,14 @@ impl Brokers {
             (BrokerState::Idle, self.idle),
             (BrokerState::Down, self.down),
         ]
+    }
+
+    /// A connection that nothing asks for is idle only beside one that is used; where there is none, it waits to be tried again.
+    fn settled(mut self) -> Self {
+        if self.up == 0 {
+            self.down += std::mem::take(&mut self.idle);
+        }
+        self
     }
 
     fn all_down(self) -> bool {
