@@ -26,6 +26,7 @@ use crate::ingress::{self, Ingress, Refusal, Setup, Strangers};
 use crate::journal::storage::Disk;
 use crate::journal::{self, Journal, RecoveryReport};
 use crate::kafka;
+use crate::log;
 use crate::metrics::{Labels, Metrics};
 use crate::routing::Routing;
 
@@ -328,7 +329,7 @@ impl Bridge {
 
     /// Ends in haste: nothing that was answered is in memory alone.
     async fn abandon(&self, forwarding: &mut Forwarding, error: Error) -> Error {
-        tracing::error!(error = %error, "the bridge ends");
+        tracing::error!(error = %log::with_causes(&error), "the bridge ends");
         forwarding.handle().abandon();
         drop(tokio::time::timeout(ABANDON_MAX, forwarding.ended()).await);
         error

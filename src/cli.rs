@@ -20,6 +20,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self as settings, Config, Problems};
+use crate::log;
 
 /// Receives the callbacks of Tencent Cloud Chat, makes each durable, and publishes it to the Kafka topic of its command.
 #[derive(Debug, Parser)]
@@ -174,14 +175,7 @@ impl Failure {
     /// A failure with its causes, which stand behind one another on the line.
     #[must_use]
     pub fn caused(exit: Exit, error: &dyn std::error::Error) -> Self {
-        let mut message = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            message.push_str(": ");
-            message.push_str(&cause.to_string());
-            source = cause.source();
-        }
-        Self { exit, message }
+        Self { exit, message: log::with_causes(error) }
     }
 
     /// A configuration that is wrong, with each problem on a line of its own.

@@ -14,6 +14,19 @@ use crate::config::{Format, Level, Log};
 #[error("failed to start logging")]
 pub struct Error(#[source] SetGlobalDefaultError);
 
+/// An error with its causes behind one another, on one line.
+#[must_use]
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
 /// Writes the log lines of the whole process from now on. To be called once.
 ///
 /// Without a format, text on a terminal and JSON elsewhere. Colours only on a terminal, and not where `NO_COLOR` is set.
