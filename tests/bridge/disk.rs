@@ -16,6 +16,9 @@ use crate::support::bridge::{Answer, Bridge, PATIENCE, Site, attempt, closing_re
 use crate::support::kafka::{self, Kafka};
 use crate::support::{eventually, free_port};
 
+/// Behind a segment's header (`docs/journal-format.md`).
+const FRAMES_BEGIN: usize = 8192;
+
 const FULL: &str = "Group.CallbackAfterGroupFull";
 
 /// A file system of a test's own. Dropped, it is taken away, whoever still uses it.
@@ -323,8 +326,8 @@ struct Frames {
 fn frames(bytes: &[u8]) -> Frames {
     let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
     let small = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
-    let salt = bytes[4096 + 8..4096 + 16].try_into().unwrap();
-    let mut frames = Frames { starts: Vec::new(), end: 4096, salt, next: 0 };
+    let salt = bytes[FRAMES_BEGIN + 8..FRAMES_BEGIN + 16].try_into().unwrap();
+    let mut frames = Frames { starts: Vec::new(), end: FRAMES_BEGIN, salt, next: 0 };
     while bytes[frames.end..].starts_with(b"CBfr") {
         frames.starts.push(frames.end);
         frames.next = number(frames.end + 16) + u64::from(small(frames.end + 24));
