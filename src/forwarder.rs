@@ -52,7 +52,7 @@ const TICK: Duration = Duration::from_millis(50);
 
 /// How long records and reports gather before they are taken in one go, where there were some just now. The producer waits for more anyway
 /// (`linger.ms`), so this costs little freshness.
-const GATHER: Duration = Duration::from_millis(2);
+const GATHER: Duration = Duration::from_millis(4);
 
 /// How often the positions are handed to the journal, which writes them at its own pace.
 const POSITIONS_EVERY: Duration = Duration::from_millis(25);

@@ -12,6 +12,8 @@ use super::{App, Config, Http, Journal, Kafka, Period, Shutdown, Size, Topics, p
 
 /// Chat waits this long for an answer, and then takes the callback for undelivered.
 const CHAT_WAITS: Duration = Duration::from_secs(2);
+/// Beyond, answers would wait noticeably, for no sync that is worth saving.
+const SYNC_INTERVAL_MIN_MAX: Period = Period::from_millis(100);
 
 /// The longest period: more is a slip of the pen, and deadlines so far ahead cannot be counted.
 const PERIOD_MAX: Duration = Duration::from_hours(365 * 24);
@@ -195,6 +197,10 @@ fn check_journal(journal: &Journal, http: &Http, found: &mut Findings) {
     check_period("journal.answer_max", journal.answer_max, found);
     if journal.answer_max.get() >= CHAT_WAITS {
         found.add(Key::of("journal.answer_max"), "must be under 2s, for Chat waits no longer for an answer");
+    }
+    if journal.sync_interval_min.get() > SYNC_INTERVAL_MIN_MAX.get() {
+        let message = format!("must be at most {}, for answers wait that long", SYNC_INTERVAL_MIN_MAX);
+        found.add(Key::of("journal.sync_interval_min"), message);
     }
 }
 
@@ -387,6 +393,7 @@ mod tests {
             ("journal.size_max: ", "is at least 256MiB", |config| config.journal.size_max = Size::from_mib(255)),
             ("journal.answer_max: ", "more than 0s", |config| config.journal.answer_max = Period::from_secs(0)),
             ("journal.answer_max: ", "under 2s", |config| config.journal.answer_max = Period::from_secs(2)),
+            ("journal.sync_interval_min: ", "at most 100ms", |config| config.journal.sync_interval_min = Period::from_millis(101)),
             ("kafka.bootstrap_servers: ", "host:port", |config| config.kafka.bootstrap_servers = String::new()),
             ("kafka.bootstrap_servers: ", "host:port", |config| config.kafka.bootstrap_servers = "a:1,,b:1".to_owned()),
             ("kafka.instance: ", "visible", |config| config.kafka.instance = Some(String::new())),

@@ -182,12 +182,12 @@ impl Handler {
         if body::is_too_large(body, self.policy.limits) {
             return Err(Refusal::BodyTooLarge.into());
         }
-        let mut command = callback::command_of(query, &[]);
+        let mut command = parameters.command();
         self.room_for(&command)?;
         let mut share = Share::none(&self.budget);
         let body = self.read(body, &mut share).await?;
         if command.is_empty() {
-            command = callback::command_of(query, &body);
+            command = callback::command_in(&body).unwrap_or_default();
         }
         if self.policy.discard.contains(&command) {
             self.metrics.discarded.inc();
@@ -195,7 +195,7 @@ impl Handler {
             return Ok(SUCCESS);
         }
         let traceparent = traceparent(&parts.headers).map(str::to_owned);
-        let query = query.without_sign().into_owned();
+        let query = if parameters.sign.is_some() { query.without_sign().into_owned() } else { query.0.to_owned() };
         let callback = Callback { received, receipt: self.receipts.next(), app, command, query, traceparent, body };
         self.keep(callback).await.map_err(Failure::Refused)
     }
@@ -327,18 +327,24 @@ impl<'a> Parameters<'a> {
         let mut parameters = Self::default();
         for pair in query.pairs() {
             let known = [
-                ("SdkAppid", &mut parameters.app),
-                ("CallbackCommand", &mut parameters.command),
-                ("Sign", &mut parameters.sign),
-                ("RequestTime", &mut parameters.request_time),
+                (&b"SdkAppid"[..], &mut parameters.app),
+                (b"CallbackCommand", &mut parameters.command),
+                (b"Sign", &mut parameters.sign),
+                (b"RequestTime", &mut parameters.request_time),
             ];
-            if let Some((_, value)) = known.into_iter().find(|(name, _)| pair.is(name))
+            let name = pair.name();
+            if let Some((_, value)) = known.into_iter().find(|(known, _)| name.eq_ignore_ascii_case(known))
                 && value.replace(pair.value()).is_some()
             {
                 return Err(Refusal::DuplicateParameter);
             }
         }
         Ok(parameters)
+    }
+
+    /// The query's command; empty where it names none.
+    fn command(&self) -> String {
+        String::from_utf8_lossy(self.command.as_deref().unwrap_or_default()).into_owned()
     }
 
     fn claim(&self) -> Claim<'_> {
@@ -415,6 +421,14 @@ mod tests {
             (&["x-identity"], false),
         ] {
             assert_eq!(is_identity(&headers(&CONTENT_ENCODING, values)), identity, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn the_query_names_the_command() {
+        for (query, command) in [("callbackcommand=A%2Eb", "A.b"), ("CallbackCommand=", ""), ("", ""), ("CallbackCommand=%ff", "\u{fffd}")]
+        {
+            assert_eq!(Parameters::read(Query(query)).unwrap().command(), command, "{query}");
         }
     }
 
