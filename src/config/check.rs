@@ -199,7 +199,7 @@ fn check_journal(journal: &Journal, http: &Http, found: &mut Findings) {
         found.add(Key::of("journal.answer_max"), "must be under 2s, for Chat waits no longer for an answer");
     }
     if journal.sync_interval_min.get() > SYNC_INTERVAL_MIN_MAX.get() {
-        let message = format!("must be at most {}, for answers wait that long", SYNC_INTERVAL_MIN_MAX);
+        let message = format!("must be at most {SYNC_INTERVAL_MIN_MAX}, for answers wait that long");
         found.add(Key::of("journal.sync_interval_min"), message);
     }
 }

@@ -105,8 +105,8 @@ fn what_arrives_during_a_sync_makes_one_batch() {
 fn what_arrives_soon_after_a_sync_shares_the_next_one() {
     let mut bed = Bed::new();
     // Longer than any test takes: only the end of the journal cuts it short.
-    bed.config.sync_interval_min = Duration::from_secs(3600);
-    bed.config.answer_max = Duration::from_secs(3600);
+    bed.config.sync_interval_min = Duration::from_hours(1);
+    bed.config.answer_max = Duration::from_hours(1);
     let journal = bed.open_used();
     let batches = || bed.metrics.journal.batch_records.get_sample_count();
     assert_eq!(batches(), 1, "one that finds the disk at rest is synced at once");
