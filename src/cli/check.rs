@@ -5,7 +5,7 @@ use std::fmt::Write;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use super::{Exit, Failure, Global, counted, print};
+use super::{Exit, Failure, Global, counted, known, print};
 use crate::config::{self, Problem, Warning};
 
 /// Read the configuration and print every problem with its dotted key; exit code 78 if there is one.
@@ -30,7 +30,7 @@ enum Format {
 impl Check {
     pub(super) fn run(self, global: &Global) -> Result<(), Failure> {
         let (problems, warnings, failure) = match global.load_for_serve() {
-            Ok(config) => (Vec::new(), config::warnings(&config), None),
+            Ok(config) => (Vec::new(), config::warnings(&config, &known()), None),
             Err(problems) => {
                 let failure = Failure::new(Exit::Configuration, counted(&problems));
                 (problems.iter().cloned().collect(), Vec::new(), Some(failure))
