@@ -6,6 +6,7 @@ mod check;
 mod completions;
 mod config;
 mod dev;
+mod format;
 mod healthcheck;
 mod serve;
 mod simulate;
