@@ -32,6 +32,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config;
 use crate::journal::{self, Item, Journal, Lsn, Positions, Reader, Start};
 use crate::kafka::{self, Producer, Report, Reports};
+use crate::log;
 use crate::metrics;
 use crate::routing::{Routing, TopicId};
 
@@ -376,11 +377,12 @@ impl Forwarder {
         match Producer::new(&self.settings, self.reports.clone(), self.status.clone(), self.kafka_metrics.clone()) {
             Ok(producer) => {
                 let producer = Arc::new(producer);
+                self.status.built();
                 self.scout.use_producer(Some(Arc::clone(&producer)));
                 self.producer = Some(producer);
             }
             Err(error) => {
-                tracing::error!(error = %error, "producer could not be built");
+                self.status.unbuilt(&log::with_causes(&error));
                 self.rebuild_after = now + REBUILD_MAX;
             }
         }

@@ -2,10 +2,14 @@
 
 pub(crate) mod bridge;
 pub(crate) mod consumers;
+pub(crate) mod http;
 pub(crate) mod kafka;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+
+/// Every wait on the bridge is over by then.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// How long to wait between two looks at a condition.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
