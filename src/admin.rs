@@ -1,9 +1,10 @@
-//! The operator's side: `/livez`, `/readyz` and `/metrics`, on their own port and their own thread.
+//! The operator's side: `/livez`, `/readyz` and `/metrics`, and where there is a token for it `/drain`, on their own port and their own thread.
 //!
-//! It reads and never changes anything, and nothing waits for it. What it tells of the other parts reaches it through [`Heartbeats`], a closure of
+//! But for `/drain` it reads and never changes anything, and nothing waits for it. What it tells of the other parts reaches it through [`Heartbeats`], a closure of
 //! [`Condition`]s and the registry, so that none of them knows that it exists. One request a connection, so that a connection has one deadline and
 //! none is kept by a client that has gone. No error of one connection, and no failed `accept`, ends the listener.
 
+pub mod drain;
 mod heartbeats;
 mod readiness;
 
@@ -17,7 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -38,6 +39,7 @@ const REQUEST_MAX_BYTES: usize = 16 * 1024;
 /// How long to wait after a failed `accept`, which fails again at once while file descriptors are used up.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 /// Why the operator's side cannot be served.
@@ -65,6 +67,8 @@ pub struct Sources {
     pub heartbeats: Heartbeats,
     /// For `/readyz`. Called for each request, so it only looks, and never waits.
     pub conditions: Conditions,
+    /// For `/drain`, which is not there without.
+    pub drain: Option<drain::Desk>,
 }
 
 /// The bound port, not served yet: it is bound before anything serious begins, and connections wait in the system's queue.
@@ -187,8 +191,8 @@ impl Service {
 /// Answers the connection's one request. Whatever goes wrong is the client's to see: there is nobody else who could do anything about it.
 async fn serve(stream: TcpStream, sources: Arc<Sources>, deadline: Duration) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let response = answer(&request, &sources);
-        async move { Ok::<_, Infallible>(response) }
+        let sources = Arc::clone(&sources);
+        async move { Ok::<_, Infallible>(answer(&request, &sources).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -199,20 +203,49 @@ async fn serve(stream: TcpStream, sources: Arc<Sources>, deadline: Duration) {
     let _ = tokio::time::timeout(deadline, connection).await;
 }
 
-fn answer(request: &Request<Incoming>, sources: &Sources) -> Response<Full<Bytes>> {
-    let page: fn(&Sources) -> Response<Full<Bytes>> = match request.uri().path() {
-        "/livez" => livez,
-        "/readyz" => readyz,
-        "/metrics" => metrics,
+async fn answer(request: &Request<Incoming>, sources: &Sources) -> Response<Full<Bytes>> {
+    let page: fn(&Sources) -> Response<Full<Bytes>> = match (request.uri().path(), &sources.drain) {
+        ("/livez", _) => livez,
+        ("/readyz", _) => readyz,
+        ("/metrics", _) => metrics,
+        ("/drain", Some(desk)) => return drain(request, desk.clone()).await,
         _ => return response(StatusCode::NOT_FOUND, TEXT, "not found: /livez, /readyz and /metrics are here\n"),
     };
-    if request.method() == Method::GET || request.method() == Method::HEAD {
-        page(sources)
-    } else {
-        let mut refused = response(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n");
-        refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        refused
-    }
+    if request.method() == Method::GET || request.method() == Method::HEAD { page(sources) } else { refuse_method("GET, HEAD") }
+}
+
+fn refuse_method(allowed: &'static str) -> Response<Full<Bytes>> {
+    let mut refused = response(StatusCode::METHOD_NOT_ALLOWED, TEXT, format!("only {allowed}\n"));
+    refused.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    refused
+}
+
+/// The token comes first: whoever has none learns nothing.
+async fn drain(request: &Request<Incoming>, desk: drain::Desk) -> Response<Full<Bytes>> {
+    let method = request.method().clone();
+    let authorization = request.headers().get(AUTHORIZATION).cloned();
+    // Both read or write files; the probes must not wait for them.
+    let answered = tokio::task::spawn_blocking(move || {
+        if !desk.tokens.admit(authorization.as_ref()) {
+            let mut refused =
+                response(StatusCode::UNAUTHORIZED, TEXT, "Authorization: Bearer and a token of admin.token_file are required\n");
+            refused.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            return refused;
+        }
+        let order = match method {
+            Method::GET => drain::Order::Tell,
+            Method::POST => drain::Order::Begin,
+            Method::DELETE => drain::Order::End,
+            _ => return refuse_method("GET, POST, DELETE"),
+        };
+        match (desk.control)(order).map(|report| serde_json::to_vec(&report)) {
+            Ok(Ok(report)) => response(StatusCode::OK, JSON, report),
+            Ok(Err(error)) => response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("failed to write JSON: {error}\n")),
+            Err(error @ drain::Error::Starting) => response(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{error}\n")),
+            Err(error @ drain::Error::Mark { .. }) => response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
+        }
+    });
+    answered.await.unwrap_or_else(|_| response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "a fault of the program, which the log tells\n"))
 }
 
 fn livez(sources: &Sources) -> Response<Full<Bytes>> {
@@ -274,6 +307,7 @@ mod tests {
             metrics: Metrics::new(&Labels::default()).unwrap(),
             heartbeats: heartbeats.clone(),
             conditions: Arc::new(move || shared.lock().unwrap().clone()),
+            drain: None,
         };
         Fixture { server: Listener::bind(&config).unwrap().serve(sources).unwrap(), heartbeats, conditions }
     }
@@ -309,6 +343,7 @@ mod tests {
             ("HEAD /metrics HTTP/1.1\r\nhost: x\r\n\r\n", "200", "content-length"),
             ("POST /readyz HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n", "405", "allow: GET, HEAD"),
             ("GET /env HTTP/1.1\r\nhost: x\r\n\r\n", "404", "not found"),
+            ("GET /drain HTTP/1.1\r\nhost: x\r\n\r\n", "404", "not found"),
             ("POST /env HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n", "404", "not found"),
             ("GARBAGE\r\n\r\n", "400", ""),
         ] {

@@ -4,11 +4,13 @@
 
 mod conditions;
 mod descriptors;
+mod drain;
 mod watch;
 
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -31,6 +33,7 @@ use crate::metrics::{self, Labels, Metrics};
 use crate::routing::Routing;
 
 use conditions::Conditions;
+use drain::Drain;
 
 /// After a failed write or sync the process has this long to end by itself.
 const FAILURE_GRACE: Duration = Duration::from_millis(900);
@@ -83,6 +86,18 @@ pub enum Error {
     /// The metrics could not be registered.
     #[error("register metrics")]
     Metrics(#[source] prometheus::Error),
+    /// The file of the operator's tokens.
+    #[error("read the file {} for admin.token_file", path.display())]
+    Token {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: io::Error,
+    },
+    /// The mark of a drain.
+    #[error("look for a drain")]
+    Drain(#[source] admin::drain::Error),
     /// The system refuses threads or signals.
     #[error("set up the process")]
     System(#[source] io::Error),
@@ -104,7 +119,9 @@ impl Error {
     #[must_use]
     pub fn remedy(&self) -> Remedy {
         match self {
-            Self::Ingress(ingress::Error::Tokens(_)) | Self::Forwarder(forwarder::Error::Record { .. }) => Remedy::Configuration,
+            Self::Ingress(ingress::Error::Tokens(_)) | Self::Forwarder(forwarder::Error::Record { .. }) | Self::Token { .. } => {
+                Remedy::Configuration
+            }
             Self::Kafka(error) if error.is_configuration() => Remedy::Configuration,
             Self::Journal(error) => match error.class() {
                 journal::Class::Configuration => Remedy::Configuration,
@@ -113,6 +130,7 @@ impl Error {
             },
             Self::Ingress(_)
             | Self::Admin(_)
+            | Self::Drain(_)
             | Self::System(_)
             | Self::Forwarder(forwarder::Error::Journal(_) | forwarder::Error::Oversized { .. } | forwarder::Error::Thread(_)) => {
                 Remedy::Io
@@ -138,15 +156,22 @@ pub async fn run(mut config: Config, purpose: Purpose, started: impl FnOnce(Addr
     let public = Ingress::bind(&config, strangers).map_err(Error::Ingress)?;
     let operator = Listener::bind(&config.admin).map_err(Error::Admin)?;
     let settings = kafka::Settings::load(&config.kafka, &config.topics).map_err(Error::Kafka)?;
+    let tokens = config.admin.token_file.as_deref().map(open_tokens).transpose()?;
     // 3. Metrics, and the operator's side, so that a long recovery can be watched.
     let routing = Arc::new(Routing::new(&config.topics));
     let metrics = metrics(&routing)?;
     let phase = Arc::new(Phase::default());
     let heartbeats = Heartbeats::new(config.admin.stall_max.get());
-    let conditions = Arc::new(Conditions::new(Arc::clone(&phase)));
+    let drain = Arc::new(Drain::new(&config, Clock::system(), metrics.bridge.clone()));
+    let conditions = Arc::new(Conditions::new(Arc::clone(&phase), Arc::clone(&drain)));
     let for_admin = Arc::clone(&conditions);
     let addresses = Addresses { public: public.local_addr(), admin: operator.address() };
-    let sources = Sources { metrics: metrics.clone(), heartbeats: heartbeats.clone(), conditions: Arc::new(move || for_admin.list()) };
+    let sources = Sources {
+        metrics: metrics.clone(),
+        heartbeats: heartbeats.clone(),
+        conditions: Arc::new(move || for_admin.list()),
+        drain: tokens.map(|tokens| desk(tokens, &drain)),
+    };
     let _admin = operator.serve(sources).map_err(Error::Admin)?;
     // 4. The journal: recovery, then the threads that write it.
     let opened = tokio::select! {
@@ -158,6 +183,7 @@ pub async fn run(mut config: Config, purpose: Purpose, started: impl FnOnce(Addr
     };
     let journal = opened.journal;
     watch_over(&journal).map_err(Error::System)?;
+    drain.resume(&journal).map_err(Error::Drain)?;
     // 5. The way out, before the way in.
     let status = kafka::Status::new(metrics.kafka.clone());
     let mut forwarding = forwarder::start(forwarder::Parts {
@@ -187,26 +213,22 @@ pub async fn run(mut config: Config, purpose: Purpose, started: impl FnOnce(Addr
     .map_err(Error::System)?;
     conditions.complete(journal.clone(), status, forwarding.handle());
     // 6. The way in.
-    let workers = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let beats: Vec<_> = (0..workers.get()).map(|index| heartbeats.register(format!("ingress-{index}"))).collect();
-    let setup = Setup {
-        workers,
+    let setup = setup(&heartbeats, journal.clone(), &metrics);
+    let ingress = Arc::new(public.serve(setup).map_err(Error::Ingress)?);
+    drain.complete(drain::Parts {
         journal: journal.clone(),
-        metrics: metrics.ingress.clone(),
-        clock: Clock::system(),
-        heartbeat: Arc::new(move |worker| {
-            if let Some(beat) = beats.get(worker) {
-                beat.beat();
-            }
-        }),
-    };
-    let ingress = public.serve(setup).map_err(Error::Ingress)?;
+        ingress: Arc::clone(&ingress),
+        forwarder: forwarding.handle(),
+        journal_metrics: metrics.journal.clone(),
+    });
     phase.started.store(true, Ordering::Release);
-    tracing::info!(public = %addresses.public, admin = %addresses.admin, "callbacks are accepted");
+    let started_as = if drain.is_shut() { "the bridge is drained: callbacks are refused" } else { "callbacks are accepted" };
+    tracing::info!(public = %addresses.public, admin = %addresses.admin, "{started_as}");
     started(addresses);
     // 7. Until something ends.
     let watching = watch::watch(journal.clone(), metrics.ingress.clone());
-    let bridge = Bridge { config, journal, ingress, phase, metrics: metrics.journal.clone() };
+    let draining = Arc::clone(&drain).run();
+    let bridge = Bridge { config, journal, ingress, phase, drain, metrics: metrics.journal.clone() };
     let running = async {
         tokio::select! {
             () = signals.next() => {}
@@ -218,7 +240,34 @@ pub async fn run(mut config: Config, purpose: Purpose, started: impl FnOnce(Addr
     tokio::select! {
         ended = running => ended,
         never = watching => match never {},
+        never = draining => match never {},
     }
+}
+
+fn setup(heartbeats: &Heartbeats, journal: Journal, metrics: &Metrics) -> Setup {
+    let workers = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let beats: Vec<_> = (0..workers.get()).map(|index| heartbeats.register(format!("ingress-{index}"))).collect();
+    Setup {
+        workers,
+        journal,
+        metrics: metrics.ingress.clone(),
+        clock: Clock::system(),
+        heartbeat: Arc::new(move |worker| {
+            if let Some(beat) = beats.get(worker) {
+                beat.beat();
+            }
+        }),
+    }
+}
+
+fn open_tokens(path: &Path) -> Result<Arc<admin::drain::Tokens>, Error> {
+    let tokens = admin::drain::Tokens::open(path).map_err(|source| Error::Token { path: path.to_owned(), source })?;
+    Ok(Arc::new(tokens))
+}
+
+fn desk(tokens: Arc<admin::drain::Tokens>, drain: &Arc<Drain>) -> admin::drain::Desk {
+    let drain = Arc::clone(drain);
+    admin::drain::Desk { tokens, control: Arc::new(move |order| drain.order(order)) }
 }
 
 fn metrics(routing: &Routing) -> Result<Metrics, Error> {
@@ -314,8 +363,9 @@ struct Phase {
 struct Bridge {
     config: Config,
     journal: Journal,
-    ingress: Ingress,
+    ingress: Arc<Ingress>,
     phase: Arc<Phase>,
+    drain: Arc<Drain>,
     metrics: metrics::Journal,
 }
 
@@ -369,7 +419,9 @@ impl Bridge {
         tracing::info!(lame_duck = %shutdown.lame_duck, "the bridge stops: unready, callbacks are still accepted");
         self.phase.draining.store(true, Ordering::Release);
         self.ingress.lame_duck();
-        tokio::time::sleep(shutdown.lame_duck.get()).await;
+        if !self.drain.is_shut() {
+            tokio::time::sleep(shutdown.lame_duck.get()).await;
+        }
 
         let in_hand_max = self.config.http.body_timeout.get() + self.config.journal.answer_max.get() + STOP_MARGIN;
         match self.ingress.stop(in_hand_max).await {

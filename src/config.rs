@@ -253,7 +253,7 @@ mod tests {
         let Config { http, admin, journal, kafka, topics, events, shutdown, log, .. } = Config::default();
         Config {
             http: Http { trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()], ..http },
-            admin,
+            admin: Admin { token_file: Some("/etc/chat-bridge/admin-tokens".into()), ..admin },
             apps: vec![App {
                 sdk_app_id: 1_400_000_000,
                 tokens_file: Some("/etc/chat-bridge/tokens".into()),

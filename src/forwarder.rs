@@ -328,6 +328,9 @@ impl Forwarder {
             if order >= Order::Drain && self.may_end(order, *drain_since.get_or_insert(now), now) {
                 break;
             }
+            if !moved && self.is_empty() {
+                self.shared.set_completed_end(self.live.position());
+            }
             if moved {
                 idle = false;
             } else if std::mem::replace(&mut idle, true) {
@@ -345,16 +348,17 @@ impl Forwarder {
     /// Whether a drain is over: nothing left, or nothing moves.
     fn may_end(&self, order: Order, since: Instant, now: Instant) -> bool {
         let in_hand = self.in_flight();
-        let empty = in_hand == 0
-            && self.live_held.is_none()
-            && self.aparts.is_empty()
-            && self.live.position() >= self.journal.durable_end()
-            && self.lanes.iter().all(Lane::is_idle);
+        let empty = self.is_empty() && self.live.position() >= self.journal.durable_end();
         if empty {
             self.shared.set_drained();
         }
         let stuck = now.duration_since(self.moved_at.max(since)) >= PROGRESS_MAX;
         empty || stuck || (order == Order::Finish && in_hand == 0)
+    }
+
+    /// Whether all that was read is completed.
+    fn is_empty(&self) -> bool {
+        self.in_flight() == 0 && self.live_held.is_none() && self.aparts.is_empty() && self.lanes.iter().all(Lane::is_idle)
     }
 
     /// Builds the producer where there is none, or where it is to be built anew and what can be waited for has been.

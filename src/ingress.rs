@@ -30,6 +30,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 pub use authentication::{Strangers, TokensError};
+pub use lifecycle::Intake;
 pub use refusal::{Refusal, Unanswered};
 pub use tokens::{PERIOD as TOKENS_PERIOD, Problem as TokensProblem};
 
@@ -255,6 +256,11 @@ impl Ingress {
     /// From now on each answer says `Connection: close`, so that senders go elsewhere; callbacks are still accepted.
     pub fn lame_duck(&self) {
         self.lifecycle.lame_duck();
+    }
+
+    /// What becomes of requests, as long as no stop has come further.
+    pub fn set_intake(&self, intake: Intake) {
+        self.lifecycle.set_intake(intake);
     }
 
     /// Accepts no more connections, closes the idle ones, refuses new requests, answers what is in hand, and resolves when all are gone and every

@@ -257,6 +257,22 @@ impl Journal {
         }
     }
 
+    /// Lets nothing in until [`Journal::unseal`]; what waits still becomes durable. For all clones.
+    pub fn seal(&self) {
+        self.owner.shared.queue.seal();
+    }
+
+    /// Lets records in again.
+    pub fn unseal(&self) {
+        self.owner.shared.queue.unseal();
+    }
+
+    /// Whether nothing waits or is on its way to the disk. While the journal is sealed it stays so, and [`Journal::durable_end`] stays where it is.
+    #[must_use]
+    pub fn is_still(&self) -> bool {
+        self.owner.shared.queue.is_still()
+    }
+
     /// Makes durable what waits, lets nothing more in, ends the threads, and syncs the last checkpoint with the clean-stop flag. Blocks. For all clones:
     /// they are closed, too.
     pub fn close(self) -> Result<(), Error> {

@@ -10,10 +10,12 @@ use crate::journal::{self, Journal};
 use crate::kafka::{self, Connection};
 
 use super::Phase;
+use super::drain::Drain;
 
 /// The conditions, and where they come from.
 pub(super) struct Conditions {
     phase: Arc<Phase>,
+    drain: Arc<Drain>,
     parts: OnceLock<Observed>,
 }
 
@@ -24,8 +26,8 @@ struct Observed {
 }
 
 impl Conditions {
-    pub(super) fn new(phase: Arc<Phase>) -> Self {
-        Self { phase, parts: OnceLock::new() }
+    pub(super) fn new(phase: Arc<Phase>, drain: Arc<Drain>) -> Self {
+        Self { phase, drain, parts: OnceLock::new() }
     }
 
     /// From here on the parts themselves are looked at.
@@ -35,11 +37,12 @@ impl Conditions {
 
     pub(super) fn list(&self) -> Vec<Condition> {
         let started = self.phase.started.load(Ordering::Acquire);
-        let draining = self.phase.draining.load(Ordering::Acquire);
-        let mut conditions = vec![
-            deciding("starting", started, if started { "callbacks are accepted" } else { "not yet" }),
-            deciding("draining", !draining, if draining { "the bridge stops" } else { "no" }),
-        ];
+        let draining = match (self.phase.draining.load(Ordering::Acquire), self.drain.since()) {
+            (true, _) => deciding("draining", false, "the bridge stops"),
+            (false, Some(since)) => deciding("draining", false, format!("the operator has asked for it at {since}")),
+            (false, None) => deciding("draining", true, "no"),
+        };
+        let mut conditions = vec![deciding("starting", started, if started { "callbacks are accepted" } else { "not yet" }), draining];
         let Some(parts) = self.parts.get() else {
             conditions.push(deciding("journal", false, "recovery"));
             return conditions;

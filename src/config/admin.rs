@@ -1,6 +1,7 @@
 //! `[admin]`: the operator's listener.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +12,7 @@ use super::units::Period;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Admin {
-    /// Where `/livez`, `/readyz` and `/metrics` are served.
+    /// Where `/livez`, `/readyz` and `/metrics` are served, and `/drain` where there is a token for it.
     #[serde(deserialize_with = "network::address")]
     pub listen: SocketAddr,
     /// Connections open at once; a further one is closed at once. Probes and scrapes need few.
@@ -20,6 +21,11 @@ pub struct Admin {
     pub request_timeout: Period,
     /// How long an event loop may go without a turn before `/livez` says so. Far longer than any pause of a loop that works.
     pub stall_max: Period,
+    /// A file of tokens, one a line, the old one and the new while rotating: whoever shows one may use `/drain`. It is not there where this is absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
+    /// A drain ends by itself this long after it was last asked for: one that was forgotten must not cost callbacks for ever.
+    pub drain_ttl: Period,
 }
 
 impl Default for Admin {
@@ -29,6 +35,8 @@ impl Default for Admin {
             connections_max: 64,
             request_timeout: Period::from_secs(10),
             stall_max: Period::from_secs(10),
+            token_file: None,
+            drain_ttl: Period::from_secs(3600),
         }
     }
 }

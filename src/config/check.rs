@@ -86,6 +86,10 @@ pub(super) fn settings(config: &Config, known: &[KnownCommand<'_>]) -> Findings 
     }
     check_period("admin.request_timeout", admin.request_timeout, &mut found);
     check_period("admin.stall_max", admin.stall_max, &mut found);
+    check_period("admin.drain_ttl", admin.drain_ttl, &mut found);
+    if admin.token_file.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
+        found.add(Key::of("admin.token_file"), "is empty; leave it out where nobody may drain the bridge");
+    }
     check_apps(apps, &mut found);
     check_journal(journal, http, &mut found);
     check_kafka(kafka, &mut found);
@@ -106,6 +110,11 @@ pub(super) fn serving(config: &Config) -> Findings {
     }
     if config.apps.is_empty() {
         found.add(Key::of("apps"), "at least one is needed, for callbacks of any other app are refused: [[apps]] sdk_app_id = ...");
+    }
+    if let Some(path) = config.admin.token_file.as_ref().filter(|path| !path.as_os_str().is_empty())
+        && let Err(fault) = read_secret(path)
+    {
+        found.add(Key::of("admin.token_file"), fault);
     }
     for (index, app) in config.apps.iter().enumerate() {
         if let Some(path) = &app.tokens_file
@@ -409,6 +418,11 @@ mod tests {
             ("admin.connections_max: ", "at least 1", |config| config.admin.connections_max = 0),
             ("admin.request_timeout: ", "more than 0s", |config| config.admin.request_timeout = Period::from_secs(0)),
             ("admin.stall_max: ", "more than 0s", |config| config.admin.stall_max = Period::from_secs(0)),
+            ("admin.drain_ttl: ", "more than 0s", |config| config.admin.drain_ttl = Period::from_secs(0)),
+            ("admin.token_file: ", "is empty", |config| config.admin.token_file = Some("".into())),
+            ("admin.token_file: ", "failed to read the file /no/such/file", |config| {
+                config.admin.token_file = Some("/no/such/file".into());
+            }),
             ("http.body_timeout: ", "more than 0s", |config| config.http.body_timeout = Period::from_secs(0)),
             ("http.header_timeout: ", "more than 0s", |config| config.http.header_timeout = Period::from_secs(0)),
             ("http.idle_timeout: ", "more than 0s", |config| config.http.idle_timeout = Period::from_secs(0)),

@@ -1,12 +1,13 @@
 //! The forwarder from outside: how it is started, what it can be asked for, and what it tells while it runs.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
 
 use tokio::sync::oneshot;
 
+use crate::journal::Lsn;
 use crate::kafka::ParkCause;
 
 use super::{Error, Forwarder, Parts};
@@ -22,6 +23,8 @@ pub struct Handle {
 pub(super) struct Shared {
     order: AtomicU8,
     drained: AtomicBool,
+    /// All below it is completed.
+    completed_end: AtomicU64,
     parked: Mutex<BTreeMap<String, ParkCause>>,
 }
 
@@ -70,6 +73,12 @@ impl Handle {
         self.shared.parked().clone()
     }
 
+    /// An LSN below which every record is completed. It moves whenever the forwarder finds nothing left to do.
+    #[must_use]
+    pub fn completed_end(&self) -> Lsn {
+        Lsn::new(self.shared.completed_end.load(Ordering::Acquire))
+    }
+
     /// Whether a drain has found the journal empty.
     #[must_use]
     pub fn is_drained(&self) -> bool {
@@ -86,6 +95,11 @@ impl Shared {
     /// A drain has found the journal empty.
     pub(super) fn set_drained(&self) {
         self.drained.store(true, Ordering::Release);
+    }
+
+    /// Everything below is completed.
+    pub(super) fn set_completed_end(&self, end: Lsn) {
+        self.completed_end.store(end.get(), Ordering::Release);
     }
 
     pub(super) fn set_parked(&self, topic: &str, cause: ParkCause) {

@@ -213,7 +213,7 @@ impl Handler {
             AppendError::NotTakenInTime => Refusal::NotTaken,
             AppendError::TooLarge => Refusal::BodyTooLarge,
             AppendError::Failed => Refusal::JournalFailed,
-            AppendError::Closed => Refusal::Draining,
+            AppendError::Sealed | AppendError::Closed => Refusal::Draining,
         })?;
         self.counters.count(command);
         Ok(self.policy.answers.get(command).cloned().unwrap_or(SUCCESS))
@@ -221,7 +221,7 @@ impl Handler {
 
     /// Whether a callback could be kept as things stand. One that the configuration discards needs no journal.
     fn room_for(&self, command: &str) -> Result<(), Refusal> {
-        if self.lifecycle.stage() == Stage::Stopping {
+        if self.lifecycle.stage() >= Stage::Refusing {
             return Err(Refusal::Draining);
         }
         if self.policy.discard.contains(command) {

@@ -74,8 +74,8 @@ refusals! {
     ContentEncoding: UNSUPPORTED_MEDIA_TYPE, "content_encoding", 41501, "only identity is taken as Content-Encoding";
     /// The body is larger than `http.body_max`, by its `Content-Length` or while reading.
     BodyTooLarge: PAYLOAD_TOO_LARGE, "body_too_large", 41301, "the body is too large";
-    /// We stop.
-    Draining: SERVICE_UNAVAILABLE, "draining", 50301, "stopping, try another instance";
+    /// We stop, or the operator has drained us.
+    Draining: SERVICE_UNAVAILABLE, "draining", 50301, "draining, try another instance";
     /// The journal has no room.
     JournalFull: SERVICE_UNAVAILABLE, "journal_full", 50302, "no room, try again";
     /// The journal has failed: nothing can become durable any more.

@@ -74,6 +74,8 @@ struct Inner {
     bytes: usize,
     /// Why nothing is let in now.
     refusal: Option<AppendError>,
+    /// Nothing is let in because the owner says so; what waits is still taken.
+    sealed: bool,
     /// Nothing comes after what waits.
     closing: bool,
     writer: Activity,
@@ -137,6 +139,9 @@ impl Queue {
         let mut inner = lock(&self.inner);
         if let Some(refusal) = inner.refusal {
             return Err(refusal);
+        }
+        if inner.sealed {
+            return Err(AppendError::Sealed);
         }
         if inner.waiting.len() >= self.records_max || inner.bytes.saturating_add(waiting.record.len()) > self.bytes_max {
             return Err(AppendError::TooManyWaiting);
@@ -259,6 +264,23 @@ impl Queue {
         if inner.refusal == Some(AppendError::Full) {
             inner.refusal = None;
         }
+    }
+
+    /// Lets nothing in until it is unsealed; what waits is still taken.
+    pub(super) fn seal(&self) {
+        lock(&self.inner).sealed = true;
+    }
+
+    /// The end of [`Queue::seal`].
+    pub(super) fn unseal(&self) {
+        lock(&self.inner).sealed = false;
+    }
+
+    /// Whether nothing waits, and nothing is in the writer's hands. While the queue is sealed it stays so.
+    pub(super) fn is_still(&self) -> bool {
+        let mut inner = lock(&self.inner);
+        inner.drop_settled();
+        inner.waiting.is_empty() && inner.writer != Activity::HasBatch
     }
 
     /// Lets nothing in from here on; what waits is still taken.

@@ -28,6 +28,9 @@ pub enum AppendError {
     /// A write or a sync has failed. Whether this record is durable is not known.
     #[error("the journal has failed")]
     Failed,
+    /// The journal is sealed: its owner lets nothing in for now.
+    #[error("the journal is sealed")]
+    Sealed,
     /// The journal is closed.
     #[error("the journal is closed")]
     Closed,
@@ -57,6 +60,7 @@ impl Stage {
             Self::Refused(AppendError::TooLarge) => 7,
             Self::Refused(AppendError::Failed) => 8,
             Self::Refused(AppendError::Closed) => 9,
+            Self::Refused(AppendError::Sealed) => 10,
         }
     }
 
@@ -71,6 +75,7 @@ impl Stage {
             6 => Self::Refused(AppendError::NotTakenInTime),
             7 => Self::Refused(AppendError::TooLarge),
             9 => Self::Refused(AppendError::Closed),
+            10 => Self::Refused(AppendError::Sealed),
             _ => Self::Refused(AppendError::Failed),
         }
     }

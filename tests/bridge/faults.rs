@@ -1,10 +1,11 @@
 //! What Kafka can do to the bridge: topics that are missing, not allowed or too small, brokers that stand still or die, credentials that are wrong.
 //! Callbacks are answered all the time, and all of them arrive.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
-use crate::support::bridge::{Bridge, PATIENCE, Site, group_full, prefix};
+use crate::support::bridge::{APP, Bridge, Client, PATIENCE, Site, group_full, prefix};
 use crate::support::kafka::{self, BRIDGE, Kafka, Record};
 use crate::support::{eventually, free_port};
 
@@ -18,6 +19,12 @@ fn exit(group: &str, note: &str) -> String {
     format!(
         r#"{{"CallbackCommand":"{EXIT}","GroupId":"{group}","Type":"Public","ExitType":"Quit","Operator_Account":"{note}","ExitMemberList":[],"EventTime":1}}"#
     )
+}
+
+/// A callback of one group on a connection that is kept; its number stands where the operator does.
+fn numbered_exit(number: u64) -> String {
+    let body = exit("one", &number.to_string());
+    format!("POST /?SdkAppid={APP}&CallbackCommand={EXIT} HTTP/1.1\r\nHost: b\r\nContent-Length: {}\r\n\r\n{body}", body.len())
 }
 
 fn make_all_but(kafka: &Kafka, prefix: &str, missing: &str) {
@@ -54,20 +61,32 @@ fn a_missing_topic_is_parked_while_others_flow_and_resumes_by_itself_in_order() 
     let site = Site::new(&kafka.bootstrap_servers(), &prefix, "");
     let bridge = site.start();
     let topic = format!("{prefix}member-exit");
+    // More than is read of a backlog in one go.
+    let mut client = Client::connect(bridge.public);
+    let backlog: String = (0..1000).map(numbered_exit).collect();
+    client.send(backlog);
+    assert_eq!(client.statuses(1000), BTreeMap::from([(200, 1000)]));
     for number in 0..50 {
-        bridge.accept(EXIT, &exit("one", &number.to_string()));
         bridge.accept(FULL, &group_full("other", number));
     }
     is_parked(&bridge, &topic);
     eventually("the others flow", PATIENCE, || {
         (bridge.metric(&format!("chat_bridge_events_published_total{{topic=\"{prefix}group-full\"}}")) == 50.0).then_some(())
     });
-    assert_eq!(bridge.metric("chat_bridge_journal_unpublished_records"), 50.0);
+    assert_eq!(bridge.metric("chat_bridge_journal_unpublished_records"), 1000.0);
 
     kafka.create_topic(&topic, 3, &[]);
+    // What comes while it resumes stays behind what has waited.
+    let published = format!("chat_bridge_events_published_total{{topic=\"{topic}\"}}");
+    let mut next = 1000..;
+    eventually("it resumes", PATIENCE, || {
+        client.send((&mut next).take(20).map(numbered_exit).collect::<String>());
+        assert_eq!(client.statuses(20), BTreeMap::from([(200, 20)]));
+        (bridge.metric(&published) >= 1000.0).then_some(())
+    });
     bridge.settled(PATIENCE);
     assert!(!parked(&bridge, &topic));
-    let expected: Vec<String> = (0..50).map(|number| number.to_string()).collect();
+    let expected: Vec<String> = (0..next.start).map(|number| number.to_string()).collect();
     assert_eq!(operators(&kafka.read(&topic)), expected);
     let log = bridge.stop();
     let warnings = log.lines().filter(|line| line.contains("topic parked") && line.contains(&topic)).count();

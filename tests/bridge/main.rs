@@ -6,6 +6,7 @@
 
 mod cli;
 mod disk;
+mod drain;
 mod faults;
 mod hostile;
 mod ingress;

@@ -90,7 +90,7 @@ impl Site {
         command
     }
 
-    /// Starts the bridge and waits until it accepts callbacks.
+    /// Starts the bridge and waits until it answers callbacks.
     pub(crate) fn start(&self) -> Bridge {
         Bridge::start(self.command())
     }
@@ -124,11 +124,13 @@ impl Bridge {
     /// Runs `command`, whose JSON log lines say where it listens.
     pub(crate) fn start(command: Command) -> Self {
         let mut bridge = Self::spawn(command);
-        let (public, admin) = eventually("the bridge accepts callbacks", PATIENCE, || {
+        let (public, admin) = eventually("the bridge answers callbacks", PATIENCE, || {
             if let Some(status) = bridge.child.try_wait().unwrap() {
                 panic!("the bridge ended with {status}: {}", bridge.log());
             }
-            let line = bridge.lines().into_iter().find(|line| line.contains("callbacks are accepted"))?;
+            // A drain that has not ended yet refuses them from the start.
+            let started = |line: &String| line.contains("\"callbacks are accepted\"") || line.contains("the bridge is drained");
+            let line = bridge.lines().into_iter().find(started)?;
             let line: serde_json::Value = serde_json::from_str(&line).unwrap();
             let address = |name: &str| -> Option<SocketAddr> { find(&line, name)?.parse().ok() };
             Some((address("public")?, address("admin")?))
