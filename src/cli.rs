@@ -7,6 +7,8 @@ mod completions;
 mod config;
 mod dev;
 mod healthcheck;
+mod journal;
+mod output;
 mod serve;
 mod simulate;
 mod topics;
@@ -52,6 +54,8 @@ enum Verb {
     #[command(subcommand)]
     Topics(topics::Topics),
     #[command(subcommand)]
+    Journal(journal::Journal),
+    #[command(subcommand)]
     Simulate(simulate::Simulate),
     Completions(completions::Completions),
 }
@@ -65,6 +69,7 @@ impl Verb {
             Self::Config(verb) => verb.run(global),
             Self::Healthcheck(verb) => verb.run(global),
             Self::Topics(verb) => verb.run(global),
+            Self::Journal(verb) => verb.run(global),
             Self::Simulate(verb) => verb.run(),
             Self::Completions(verb) => verb.run(),
         }

@@ -91,6 +91,7 @@ mod checkpoint;
 mod config;
 mod error;
 mod frame;
+pub mod inspect;
 mod keeper;
 mod lane;
 mod lsn;

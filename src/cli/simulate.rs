@@ -1,20 +1,19 @@
 //! `simulate`: callbacks as load, and the proof that all arrived.
 
 use std::collections::BTreeMap;
-use std::fmt::{Display, Write};
-use std::io::{self, IsTerminal};
+use std::fmt::Write;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use super::output::{Format, on_terminal};
 use super::{Exit, Failure, print};
 use crate::simulate::command::Mix;
 use crate::simulate::load::{self, Ended, Extent, Live, OnBreak, Pace, Shape, Stop, Summary, Target, Token};
@@ -132,15 +131,6 @@ struct TopicArgs {
     /// A property of librdkafka, such as security.protocol=SSL.
     #[arg(short = 'X', value_parser = pair, value_name = "PROPERTY=VALUE")]
     properties: Vec<(String, String)>,
-}
-
-/// The form of the output.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Format {
-    /// For people.
-    Text,
-    /// One JSON object.
-    Json,
 }
 
 impl Simulate {
@@ -308,18 +298,6 @@ impl TopicArgs {
     }
 }
 
-impl Format {
-    fn write(self, what: &(impl Display + Serialize)) -> Result<String, Failure> {
-        match self {
-            Self::Text => Ok(format!("{what}\n")),
-            Self::Json => match serde_json::to_string_pretty(what) {
-                Ok(text) => Ok(format!("{text}\n")),
-                Err(error) => Err(Failure::new(Exit::Internal, format!("failed to write JSON: {error}"))),
-            },
-        }
-    }
-}
-
 const fn exit_of_topics(error: &topics::Error) -> Exit {
     match error {
         topics::Error::Settings(_) | topics::Error::UnknownKind(_) => Exit::Usage,
@@ -335,11 +313,6 @@ const fn exit_of_verify(error: &verify::Error) -> Exit {
         verify::Error::Silent { .. } | verify::Error::Assign { .. } => Exit::Unavailable,
         verify::Error::Histogram(_) => Exit::Internal,
     }
-}
-
-/// A bar where standard error is a terminal, else one that is never drawn.
-fn on_terminal(make: impl FnOnce() -> ProgressBar) -> ProgressBar {
-    if io::stderr().is_terminal() { make() } else { ProgressBar::hidden() }
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

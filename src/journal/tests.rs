@@ -3,5 +3,6 @@
 mod appending;
 mod bed;
 mod format;
+mod inspecting;
 mod recovering;
 mod room;

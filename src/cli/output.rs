@@ -1,0 +1,36 @@
+//! What several verbs write: a report as text or JSON, and how far something long is.
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal};
+
+use clap::ValueEnum;
+use indicatif::ProgressBar;
+use serde::Serialize;
+
+use super::{Exit, Failure};
+
+/// The form of the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+impl Format {
+    pub(crate) fn write(self, what: &(impl Display + Serialize)) -> Result<String, Failure> {
+        match self {
+            Self::Text => Ok(format!("{what}\n")),
+            Self::Json => match serde_json::to_string_pretty(what) {
+                Ok(text) => Ok(format!("{text}\n")),
+                Err(error) => Err(Failure::new(Exit::Internal, format!("failed to write JSON: {error}"))),
+            },
+        }
+    }
+}
+
+/// A bar where standard error is a terminal, else one that is never drawn.
+pub(crate) fn on_terminal(make: impl FnOnce() -> ProgressBar) -> ProgressBar {
+    if io::stderr().is_terminal() { make() } else { ProgressBar::hidden() }
+}
