@@ -196,6 +196,9 @@ fn check_journal(journal: &Journal, http: &Http, found: &mut Findings) {
     if journal.answer_max.get() >= CHAT_WAITS {
         found.add(Key::of("journal.answer_max"), "must be under 2s, for Chat waits no longer for an answer");
     }
+    if journal.retention.get() > PERIOD_MAX {
+        found.add(Key::of("journal.retention"), TOO_LONG);
+    }
 }
 
 fn check_kafka(kafka: &Kafka, found: &mut Findings) {
@@ -386,6 +389,7 @@ mod tests {
             ("journal.segment_size: ", "is at least 4192KiB", |config| config.journal.segment_size = Size::from_mib(4)),
             ("journal.size_max: ", "is at least 256MiB", |config| config.journal.size_max = Size::from_mib(255)),
             ("journal.answer_max: ", "more than 0s", |config| config.journal.answer_max = Period::from_secs(0)),
+            ("journal.retention: ", "at most 365days", |config| config.journal.retention = Period::from_secs(u64::MAX)),
             ("journal.answer_max: ", "under 2s", |config| config.journal.answer_max = Period::from_secs(2)),
             ("kafka.bootstrap_servers: ", "host:port", |config| config.kafka.bootstrap_servers = String::new()),
             ("kafka.bootstrap_servers: ", "host:port", |config| config.kafka.bootstrap_servers = "a:1,,b:1".to_owned()),

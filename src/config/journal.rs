@@ -20,6 +20,8 @@ pub struct Journal {
     pub free_space_min: Size,
     /// A callback that the writer has not taken by then is withdrawn and answered 503. Chat gives up after 2 s; the rest is the network's.
     pub answer_max: Period,
+    /// How long published records stay for `journal replay`, within `size_max`. None: they are of use to those alone who replay.
+    pub retention: Period,
 }
 
 impl Default for Journal {
@@ -30,6 +32,7 @@ impl Default for Journal {
             segment_size: Size::from_mib(64),
             free_space_min: Size::from_mib(256),
             answer_max: Period::from_millis(1_500),
+            retention: Period::from_secs(0),
         }
     }
 }

@@ -5,4 +5,5 @@ mod bed;
 mod format;
 mod inspecting;
 mod recovering;
+mod retaining;
 mod room;
