@@ -2,8 +2,10 @@
 //!
 //! What only looks takes no lock and changes nothing, so that it is safe beside a running bridge. Bodies are printed by `dump` alone.
 
+mod drain;
 mod dump;
 mod filter;
+mod replay;
 mod status;
 mod verify;
 
@@ -27,6 +29,8 @@ pub(super) enum Journal {
     Status(status::Status),
     Verify(verify::Verify),
     Dump(Box<dump::Dump>),
+    Replay(Box<replay::Replay>),
+    Drain(drain::Drain),
 }
 
 impl Journal {
@@ -35,6 +39,8 @@ impl Journal {
             Self::Status(verb) => verb.run(global),
             Self::Verify(verb) => verb.run(global),
             Self::Dump(verb) => verb.run(global),
+            Self::Replay(verb) => verb.run(global),
+            Self::Drain(verb) => verb.run(global),
         }
     }
 }
@@ -88,6 +94,10 @@ impl Bar {
             bar.set_style(style);
         }
         Self { bar, steps: 0 }
+    }
+
+    fn hidden() -> Self {
+        Self { bar: ProgressBar::hidden(), steps: 0 }
     }
 
     fn step(&mut self, sweep: &Sweep, message: impl FnOnce() -> String) {

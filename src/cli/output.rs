@@ -21,7 +21,7 @@ pub(crate) enum Format {
 impl Format {
     pub(crate) fn write(self, what: &(impl Display + Serialize)) -> Result<String, Failure> {
         match self {
-            Self::Text => Ok(format!("{what}\n")),
+            Self::Text => Ok(format!("{}\n", what.to_string().trim_end_matches('\n'))),
             Self::Json => match serde_json::to_string_pretty(what) {
                 Ok(text) => Ok(format!("{text}\n")),
                 Err(error) => Err(Failure::new(Exit::Internal, format!("failed to write JSON: {error}"))),

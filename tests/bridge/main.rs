@@ -9,6 +9,7 @@ mod disk;
 mod faults;
 mod hostile;
 mod ingress;
+mod journal;
 mod kafka_client;
 mod kill;
 mod shutdown;

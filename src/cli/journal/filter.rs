@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use clap::Args;
 
 use super::super::{Exit, Failure};
-use super::{Bar, failure};
+use super::{Bar, counted, failure};
 use crate::callback::Callback;
 use crate::clock::Timestamp;
 use crate::config::Mode;
@@ -111,7 +111,8 @@ pub(super) fn message(normalised: Normalised) -> Message {
 /// A reading of the records that are meant.
 pub(super) struct Selection<'a> {
     sweep: Sweep,
-    filter: &'a Resolved,
+    /// All records where there is none.
+    filter: Option<&'a Resolved>,
     routing: &'a Routing,
     mode: Mode,
     bar: Bar,
@@ -129,14 +130,20 @@ impl<'a> Selection<'a> {
     pub(super) fn new(folder: &Folder, view: &View, filter: &'a Resolved, (routing, mode): (&'a Routing, Mode)) -> Self {
         let (from, to) = filter.filter.range(view);
         let sweep = folder.sweep(view, from, to);
-        Self { sweep, filter, routing, mode, bar: Bar::start(), read: 0, chosen: 0, corrupt: Vec::new(), freed: 0 }
+        Self { sweep, filter: Some(filter), routing, mode, bar: Bar::start(), read: 0, chosen: 0, corrupt: Vec::new(), freed: 0 }
+    }
+
+    /// One record, without a bar.
+    pub(super) fn of_one(folder: &Folder, view: &View, lsn: Lsn, (routing, mode): (&'a Routing, Mode)) -> Self {
+        let sweep = folder.sweep(view, lsn, lsn.next());
+        Self { sweep, filter: None, routing, mode, bar: Bar::hidden(), read: 0, chosen: 0, corrupt: Vec::new(), freed: 0 }
     }
 
     /// The next record that is meant.
     pub(super) fn next(&mut self) -> Result<Option<(Lsn, Callback)>, Failure> {
         loop {
             let Some(found) = self.sweep.next().map_err(|error| failure(&error))? else { return Ok(None) };
-            self.bar.step(&self.sweep, || format!("LSN, {} of {} records", self.chosen, self.read));
+            self.bar.step(&self.sweep, || format!("{} of {} chosen", self.chosen, counted(self.read, "record")));
             let (lsn, record) = match found {
                 Found::Record { lsn, record } => (lsn, record),
                 Found::Corrupt(corruption) => {
@@ -152,7 +159,7 @@ impl<'a> Selection<'a> {
             let callback = Callback::decode(record)
                 .map_err(|error| Failure::new(Exit::Configuration, format!("failed to read record {lsn}: {error}")))?;
             let group = || message(event::normalise(&callback, self.routing, self.mode)).key;
-            if self.filter.takes(&callback, group) {
+            if self.filter.is_none_or(|filter| filter.takes(&callback, group)) {
                 self.chosen += 1;
                 return Ok(Some((lsn, callback)));
             }
