@@ -112,7 +112,7 @@ fn decide(walked: Walked, durable_end: Lsn) -> Survey {
         cut_records: end.since(kept_end),
         cut_bytes: offset.saturating_sub(cut),
     };
-    let torn_from = tail.first().map_or(cut, |damage| damage.from);
+    let torn_from = tail.first().map_or(cut, |damage| damage.from.min(cut));
     Survey { end: kept_end, cut, corrupt: damages, torn: Some(torn), torn_from, repair }
 }
 

@@ -344,6 +344,27 @@ fn under_load_every_look_finds_a_whole_journal() {
 }
 
 #[test]
+fn a_checkpoint_that_is_read_while_it_is_written_is_read_again() {
+    let bed = Bed::new();
+    let journal = bed.open_used();
+    wait_until("nothing is left to be written", || bed.folder().look().unwrap().end == Lsn::new(2));
+    let (path, folder) = (bed.path("checkpoint"), bed.folder());
+    let whole = bed.memory.contents(&path);
+    bed.memory.edit(&path, |bytes| bytes.fill(7));
+    bed.memory.take_done();
+    let looking = thread::spawn(move || folder.look().unwrap());
+    let mut reads = 0;
+    wait_until("it was looked at several times", || {
+        reads += bed.memory.take_done().iter().filter(|(operation, read)| *operation == Operation::Open && *read == path).count();
+        reads >= 6
+    });
+    bed.memory.edit(&path, |bytes| *bytes = whole);
+    let view = looking.join().unwrap();
+    assert_eq!((view.checkpoint, view.end), (CheckpointState::Good, Lsn::new(2)));
+    drop(journal);
+}
+
+#[test]
 fn files_beside_the_log_are_named() {
     let bed = three_segments(|segments| segments[1].1[PAGE + frame::HEADER + 30] ^= 1);
     let opened = bed.open();
