@@ -5,6 +5,7 @@
 mod conditions;
 mod descriptors;
 mod drain;
+mod orphan;
 mod watch;
 
 use std::io;
@@ -31,6 +32,8 @@ use crate::kafka;
 use crate::log;
 use crate::metrics::{self, Labels, Metrics};
 use crate::routing::Routing;
+
+pub use orphan::{Drained, Left, drain};
 
 use conditions::Conditions;
 use drain::Drain;
@@ -175,42 +178,23 @@ pub async fn run(mut config: Config, purpose: Purpose, started: impl FnOnce(Addr
     let _admin = operator.serve(sources).map_err(Error::Admin)?;
     // 4. The journal: recovery, then the threads that write it.
     let opened = tokio::select! {
-        opened = open_journal(&config, &metrics) => opened?,
+        opened = open_journal(journal_settings(&config), &metrics) => opened?,
         () = signals.next() => {
             tracing::info!("the bridge ends before it has begun");
             return Ok(());
         }
     };
-    let journal = opened.journal;
+    let journal = opened.journal.clone();
     watch_over(&journal).map_err(Error::System)?;
     drain.resume(&journal).map_err(Error::Drain)?;
     // 5. The way out, before the way in.
     let status = kafka::Status::new(metrics.kafka.clone());
-    let mut forwarding = forwarder::start(forwarder::Parts {
-        config: forwarder::Config {
-            mode: config.events.mode,
-            instance: kafka::settings::instance(&config.kafka),
-            oversized_dir: config.journal.dir.join("oversized"),
-            kafka: config.kafka.clone(),
-            topics: config.topics.clone(),
-            limits: match purpose {
-                Purpose::Serve => Limits::Asked,
-                Purpose::Trial => Limits::Unasked,
-            },
-        },
-        journal: journal.clone(),
-        positions: opened.positions,
-        start: opened.report.start,
-        end: opened.report.end,
-        routing,
-        kafka: settings,
-        status: status.clone(),
-        kafka_metrics: metrics.kafka.clone(),
-        metrics: metrics.forwarder.clone(),
-        journal_metrics: metrics.journal.clone(),
-        clock: Clock::system(),
-    })
-    .map_err(Error::System)?;
+    let limits = match purpose {
+        Purpose::Serve => Limits::Asked,
+        Purpose::Trial => Limits::Unasked,
+    };
+    let kafka = Way { routing, settings, status: status.clone(), limits };
+    let mut forwarding = start_forwarder(&config, &opened, kafka, &metrics)?;
     conditions.complete(journal.clone(), status, forwarding.handle());
     // 6. The way in.
     let setup = setup(&heartbeats, journal.clone(), &metrics);
@@ -283,14 +267,57 @@ fn metrics(routing: &Routing) -> Result<Metrics, Error> {
     .map_err(Error::Metrics)
 }
 
-async fn open_journal(config: &Config, metrics: &Metrics) -> Result<journal::Opened, Error> {
-    let settings = journal::Config::new(&config.journal, ingress::record_max(&config.http));
+/// Where events go, and how.
+struct Way {
+    routing: Arc<Routing>,
+    settings: kafka::Settings,
+    status: kafka::Status,
+    limits: Limits,
+}
+
+/// The way out of an open journal.
+fn start_forwarder(config: &Config, opened: &journal::Opened, way: Way, metrics: &Metrics) -> Result<Forwarding, Error> {
+    forwarder::start(forwarder::Parts {
+        config: forwarder::Config {
+            mode: config.events.mode,
+            instance: kafka::settings::instance(&config.kafka),
+            oversized_dir: config.journal.dir.join("oversized"),
+            kafka: config.kafka.clone(),
+            topics: config.topics.clone(),
+            limits: way.limits,
+        },
+        journal: opened.journal.clone(),
+        positions: opened.positions.clone(),
+        start: opened.report.start,
+        end: opened.report.end,
+        routing: way.routing,
+        kafka: way.settings,
+        status: way.status,
+        kafka_metrics: metrics.kafka.clone(),
+        metrics: metrics.forwarder.clone(),
+        journal_metrics: metrics.journal.clone(),
+        clock: Clock::system(),
+    })
+    .map_err(Error::System)
+}
+
+fn journal_settings(config: &Config) -> journal::Config {
+    journal::Config::new(&config.journal, ingress::record_max(&config.http))
+}
+
+async fn open_journal(settings: journal::Config, metrics: &Metrics) -> Result<journal::Opened, Error> {
     let metrics = metrics.journal.clone();
     // Recovery may read for seconds; meanwhile a signal still ends the process: what recovery does, the next one does as well.
     let opened = tokio::task::spawn_blocking(move || journal::open(settings, Arc::new(Disk), metrics, Clock::system()));
     let opened = opened.await.map_err(|error| Error::System(io::Error::other(error)))?.map_err(|error| Error::Journal(Arc::new(error)))?;
     tell(&opened.report);
     Ok(opened)
+}
+
+/// The last checkpoint, and the end of the journal's threads.
+async fn close(journal: Journal) -> Result<(), Error> {
+    let closed = tokio::task::spawn_blocking(move || journal.close()).await;
+    closed.map_err(|error| Error::System(io::Error::other(error)))?.map_err(|error| Error::Journal(Arc::new(error)))
 }
 
 /// Tells the operator what opening the journal found and did.
@@ -447,9 +474,7 @@ impl Bridge {
             let unpublished = self.metrics.unpublished_records.get();
             tracing::warn!(unpublished, "what is unpublished stays in the journal for the next start");
         }
-        let journal = self.journal.clone();
-        let closed = tokio::task::spawn_blocking(move || journal.close()).await;
-        closed.map_err(|error| Error::System(io::Error::other(error)))?.map_err(|error| Error::Journal(Arc::new(error)))?;
+        close(self.journal.clone()).await?;
         tracing::info!("the bridge has stopped");
         Ok(())
     }

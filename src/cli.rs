@@ -6,8 +6,9 @@ mod check;
 mod completions;
 mod config;
 mod dev;
-mod format;
 mod healthcheck;
+mod journal;
+mod output;
 mod serve;
 mod simulate;
 mod topics;
@@ -64,6 +65,8 @@ enum Verb {
     Healthcheck(healthcheck::Healthcheck),
     #[command(subcommand)]
     Topics(topics::Topics),
+    #[command(subcommand)]
+    Journal(journal::Journal),
     #[command(subcommand, arg(unused_config()))]
     Simulate(simulate::Simulate),
     #[command(arg(unused_config()))]
@@ -79,6 +82,7 @@ impl Verb {
             Self::Config(verb) => verb.run(global),
             Self::Healthcheck(verb) => verb.run(global),
             Self::Topics(verb) => verb.run(global),
+            Self::Journal(verb) => verb.run(global),
             Self::Simulate(verb) => verb.run(),
             Self::Completions(verb) => verb.run(),
         }

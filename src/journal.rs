@@ -31,7 +31,8 @@
 //! 5. The name of a segment is durable before its first frame is written, its header before its name, and the name of a recycled file
 //!    before anything is written to it.
 //! 6. Of the checkpoint, the slot that was synced last is not written to until the other one is synced.
-//! 7. A segment is freed only after a checkpoint was synced whose positions lie behind it. The last segment is never freed.
+//! 7. A segment is freed only after a checkpoint was synced whose positions lie behind it. The last segment is never freed. A published segment that is
+//!    kept for a while (`retention`) is freed early where room is needed, so that it never keeps a record out.
 //! 8. A failed write or sync ends everything: nothing is retried, nobody is answered with success, the process has to end. (After a failed
 //!    `fsync` Linux marks the pages clean; the next one succeeds, and the data are gone.) Only lack of room while a spare, a set-aside file
 //!    or the first checkpoint is made, or a segment freed, is no failure.
@@ -91,6 +92,7 @@ mod checkpoint;
 mod config;
 mod error;
 mod frame;
+pub mod inspect;
 mod keeper;
 mod lane;
 mod lsn;
@@ -100,6 +102,7 @@ mod reader;
 mod record;
 mod recovery;
 mod report;
+mod retention;
 mod segment;
 mod set_aside;
 mod shared;

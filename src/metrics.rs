@@ -201,6 +201,10 @@ pub struct Journal {
     pub size_max_bytes: IntGauge,
     /// Segment files that hold records.
     pub segments: IntGauge,
+    /// Segment files whose records are all completed.
+    pub published_segments: IntGauge,
+    /// Segments freed before `journal.retention` was over, because their room was needed.
+    pub retention_cut_short: IntCounter,
     /// Prepared segment files that wait for their use.
     pub spares: IntGauge,
     /// 1 while no room is left.
@@ -246,6 +250,12 @@ impl Journal {
             size_bytes: gauge(registry, "journal_size_bytes", "Segments, spares and set-aside files together.")?,
             size_max_bytes: gauge(registry, "journal_size_max_bytes", "Limit of the journal's size.")?,
             segments: gauge(registry, "journal_segments", "Segment files that hold records.")?,
+            published_segments: gauge(registry, "journal_published_segments", "Segment files whose records are all completed.")?,
+            retention_cut_short: counter(
+                registry,
+                "journal_retention_cut_short_total",
+                "Published segments freed before journal.retention was over, for room.",
+            )?,
             spares: gauge(registry, "journal_spare_segments", "Prepared segment files that wait for their use.")?,
             full: gauge(registry, "journal_full", "1 while the journal has no room for callbacks.")?,
             failed: gauge(registry, "journal_failed", "1 once a write or a sync has failed.")?,

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use clap::Args;
 use serde_json::json;
 
-use super::format::{self, Format};
+use super::output::{self, Format};
 use super::{Exit, Failure, Global, counted, known, print};
 use crate::config::{self, Problem, Warning};
 
@@ -30,7 +30,7 @@ impl Check {
         };
         print(&match self.format {
             Format::Text => text(&problems, &warnings),
-            Format::Json => format::json(&json!({ "problems": problems, "warnings": warnings }))?,
+            Format::Json => output::json(&json!({ "problems": problems, "warnings": warnings }))?,
         })?;
         failure.map_or(Ok(()), Err)
     }

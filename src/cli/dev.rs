@@ -13,7 +13,7 @@ use clap::Args;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use super::format::Format;
+use super::output::Format;
 use super::{Exit, Failure, Global, serve};
 use crate::app::{Addresses, Purpose};
 use crate::config::{Config, Level, Period, Size};

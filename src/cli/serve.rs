@@ -32,12 +32,15 @@ pub(super) fn run(config: Config, purpose: Purpose, started: impl FnOnce(Address
     let result = runtime.block_on(app::run(config, purpose, started));
     // A disk that does not answer must not keep the process: nothing that was answered is in memory alone.
     runtime.shutdown_background();
-    result.map_err(|error| {
-        let exit = match error.remedy() {
-            Remedy::Configuration => Exit::Configuration,
-            Remedy::Io => Exit::Io,
-            Remedy::Internal => Exit::Internal,
-        };
-        Failure::caused(exit, &error)
-    })
+    result.map_err(|error| failure(&error))
+}
+
+/// What ended a bridge.
+pub(super) fn failure(error: &app::Error) -> Failure {
+    let exit = match error.remedy() {
+        Remedy::Configuration => Exit::Configuration,
+        Remedy::Io => Exit::Io,
+        Remedy::Internal => Exit::Internal,
+    };
+    Failure::caused(exit, error)
 }

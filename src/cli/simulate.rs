@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::io::{self, IsTerminal};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,7 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::format::Format;
+use super::output::{Format, on_terminal};
 use super::{Exit, Failure, print};
 use crate::simulate::command::Mix;
 use crate::simulate::load::{self, Ended, Extent, Live, OnBreak, Pace, Shape, Stop, Summary, Target, Token};
@@ -329,11 +328,6 @@ const fn exit_of_verify(error: &verify::Error) -> Exit {
         verify::Error::Silent { .. } | verify::Error::Assign { .. } => Exit::Unavailable,
         verify::Error::Histogram(_) => Exit::Internal,
     }
-}
-
-/// A bar where standard error is a terminal, else one that is never drawn.
-fn on_terminal(make: impl FnOnce() -> ProgressBar) -> ProgressBar {
-    if io::stderr().is_terminal() { make() } else { ProgressBar::hidden() }
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::format::{self, Format};
+use super::output::{self, Format};
 use super::{Exit, Failure, Global, print};
 use crate::kafka::topics::{self, Admin, Found, MorePartitions, Outcome, Plan, Step, TopicPlan};
 use crate::kafka::{Error, Settings};
@@ -63,7 +63,7 @@ impl Topics {
         match &self {
             Self::Plan(_) => print(&match common.format {
                 Format::Text => plan_text(&plan),
-                Format::Json => format::json(&plan)?,
+                Format::Json => output::json(&plan)?,
             }),
             Self::Apply(Apply { yes, .. }) => {
                 let more = if *yes { MorePartitions::Allow } else { MorePartitions::Refuse };
@@ -71,7 +71,7 @@ impl Topics {
                 topics::apply(&admin, &plan, more, |topic, step, outcome| applied.add(topic, step, outcome));
                 print(&match common.format {
                     Format::Text => applied_text(&plan, &applied),
-                    Format::Json => format::json(&applied_json(&plan, &applied))?,
+                    Format::Json => output::json(&applied_json(&plan, &applied))?,
                 })?;
                 applied.verdict(&plan)
             }

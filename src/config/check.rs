@@ -219,6 +219,9 @@ fn check_journal(journal: &Journal, http: &Http, found: &mut Findings) {
         let message = format!("must be at most {SYNC_INTERVAL_MIN_MAX}, for answers wait that long");
         found.add(Key::of("journal.sync_interval_min"), message);
     }
+    if journal.retention.get() > PERIOD_MAX {
+        found.add(Key::of("journal.retention"), TOO_LONG);
+    }
 }
 
 fn check_kafka(kafka: &Kafka, found: &mut Findings) {
@@ -438,6 +441,7 @@ mod tests {
             ("journal.segment_size: ", "is at least 4192KiB", |config| config.journal.segment_size = Size::from_mib(4)),
             ("journal.size_max: ", "is at least 256MiB", |config| config.journal.size_max = Size::from_mib(255)),
             ("journal.answer_max: ", "more than 0s", |config| config.journal.answer_max = Period::from_secs(0)),
+            ("journal.retention: ", "at most 365days", |config| config.journal.retention = Period::from_secs(u64::MAX)),
             ("journal.answer_max: ", "under 2s", |config| config.journal.answer_max = Period::from_secs(2)),
             ("journal.sync_interval_min: ", "at most 100ms", |config| config.journal.sync_interval_min = Period::from_millis(101)),
             ("kafka.bootstrap_servers: ", "host:port", |config| config.kafka.bootstrap_servers = String::new()),

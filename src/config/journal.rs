@@ -24,6 +24,8 @@ pub struct Journal {
     /// disk at rest is synced at once. A millisecond nobody notices, and it keeps a busy bridge under 1,000 syncs a second: cloud volumes are sold by
     /// the operation, and a sync costs as much processor time as several callbacks. `0s`: one sync follows the other.
     pub sync_interval_min: Period,
+    /// How long published records stay for `journal replay`, within `size_max`. None: they are of use to those alone who replay.
+    pub retention: Period,
 }
 
 impl Default for Journal {
@@ -35,6 +37,7 @@ impl Default for Journal {
             free_space_min: Size::from_mib(256),
             answer_max: Period::from_millis(1_500),
             sync_interval_min: Period::from_millis(1),
+            retention: Period::from_secs(0),
         }
     }
 }

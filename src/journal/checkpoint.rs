@@ -99,6 +99,19 @@ pub(super) enum Found {
     Good(Checkpoint, Content),
 }
 
+/// What whoever looks on finds in the folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// There is no such file.
+    Absent,
+    /// Neither slot is good.
+    Lost,
+    Good {
+        generation: u64,
+        content: Content,
+    },
+}
+
 /// The open file.
 #[derive(Debug)]
 pub(super) struct Checkpoint {
@@ -111,7 +124,7 @@ pub(super) struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Reads what is there; changes nothing.
+    /// Reads what is there, to be written on; changes nothing.
     pub(super) fn find(storage: &dyn Storage, dir: &Path) -> Result<Found, Error> {
         let path = dir.join(NAME);
         let file = match storage.open(&path) {
@@ -119,26 +132,21 @@ impl Checkpoint {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Found::Absent),
             Err(error) => return Err(error).context("open", &path),
         };
-        let length = to_usize(file.length().context("read the length of", &path)?);
-        let mut best: Option<(u64, usize, Content)> = None;
-        for slot in 0..2 {
-            let start = slot * SLOT;
-            let mut bytes = vec![0; length.saturating_sub(start).min(SLOT)];
-            read_exact_at(file.as_ref(), &mut bytes, to_u64(start)).context("read", &path)?;
-            match decode(&bytes) {
-                Slot::Known { generation, content } => {
-                    if best.as_ref().is_none_or(|(highest, ..)| generation > *highest) {
-                        best = Some((generation, slot, content));
-                    }
-                }
-                Slot::Unknown(version) => return Err(Error::UnknownVersion { path, version }),
-                Slot::Bad => {}
-            }
-        }
-        Ok(match best {
+        Ok(match best_slot(file.as_ref(), &path)? {
             Some((generation, slot, content)) => Found::Good(Self { path, file, generation, slot }, content),
             None => Found::Lost,
         })
+    }
+
+    /// Reads what is there, for whoever looks on.
+    pub(super) fn look(storage: &dyn Storage, dir: &Path) -> Result<Seen, Error> {
+        let path = dir.join(NAME);
+        let file = match storage.open_to_read(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Seen::Absent),
+            Err(error) => return Err(error).context("open", &path),
+        };
+        Ok(best_slot(file.as_ref(), &path)?.map_or(Seen::Lost, |(generation, _, content)| Seen::Good { generation, content }))
     }
 
     /// Makes the file, durable with `content` from the moment it bears its name.
@@ -178,6 +186,27 @@ impl Checkpoint {
         let bytes = encode(self.generation, content);
         write_all_at(self.file.as_ref(), &bytes, to_u64(self.slot * SLOT)).context("write to", &self.path)
     }
+}
+
+/// Of the slots that are good, the one with the higher generation: generation, which one, content.
+fn best_slot(file: &dyn File, path: &Path) -> Result<Option<(u64, usize, Content)>, Error> {
+    let length = to_usize(file.length().context("read the length of", path)?);
+    let mut best: Option<(u64, usize, Content)> = None;
+    for slot in 0..2 {
+        let start = slot * SLOT;
+        let mut bytes = vec![0; length.saturating_sub(start).min(SLOT)];
+        read_exact_at(file, &mut bytes, to_u64(start)).context("read", path)?;
+        match decode(&bytes) {
+            Slot::Known { generation, content } => {
+                if best.as_ref().is_none_or(|(highest, ..)| generation > *highest) {
+                    best = Some((generation, slot, content));
+                }
+            }
+            Slot::Unknown(version) => return Err(Error::UnknownVersion { path: path.to_owned(), version }),
+            Slot::Bad => {}
+        }
+    }
+    Ok(best)
 }
 
 /// A slot's bytes, without the rest of the slot.

@@ -35,6 +35,12 @@ pub enum Error {
         /// What tells.
         why: &'static str,
     },
+    /// There is nothing of a journal in the folder.
+    #[error("find a journal in {}", dir.display())]
+    NoJournal {
+        /// The folder.
+        dir: PathBuf,
+    },
     /// An operation of the file system failed.
     #[error("{operation} {}", path.display())]
     Io {
@@ -79,7 +85,9 @@ impl Error {
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
-            Self::Locked { .. } | Self::Settings { .. } | Self::UnknownVersion { .. } | Self::Foreign { .. } => Class::Configuration,
+            Self::Locked { .. } | Self::Settings { .. } | Self::UnknownVersion { .. } | Self::Foreign { .. } | Self::NoJournal { .. } => {
+                Class::Configuration
+            }
             Self::Io { .. } | Self::Unstable { .. } => Class::Io,
             Self::Died { .. } => Class::Internal,
             Self::Poisoned(first) => first.class(),
@@ -94,6 +102,7 @@ impl Error {
             | Self::Settings { .. }
             | Self::UnknownVersion { .. }
             | Self::Foreign { .. }
+            | Self::NoJournal { .. }
             | Self::Unstable { .. }
             | Self::Poisoned(_)
             | Self::Died { .. } => false,
@@ -125,6 +134,7 @@ mod tests {
             (Error::Settings { problem: String::new() }, Class::Configuration),
             (Error::UnknownVersion { path: path.clone(), version: 9 }, Class::Configuration),
             (Error::Foreign { path: path.clone(), why: "name" }, Class::Configuration),
+            (Error::NoJournal { dir: path.clone() }, Class::Configuration),
             (Error::Unstable { path }, Class::Io),
             (Error::Died { thread: "writer" }, Class::Internal),
             (Error::Poisoned(Arc::new(io())), Class::Io),

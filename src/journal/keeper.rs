@@ -12,6 +12,7 @@ use super::checkpoint::{Checkpoint, Content, Positions};
 use super::error::{Context, Error};
 use super::lsn::Lsn;
 use super::number::to_u64;
+use super::retention::Retention;
 use super::segment::{Segment, Spare, ZERO_STEP, zero};
 use super::shared::Shared;
 use super::status::FullReason;
@@ -21,6 +22,9 @@ use super::sync::lock;
 /// How long a step of zeroing waits for a moment without a batch: long enough that a batch goes first, short enough that steady load cannot hold the
 /// next segment up.
 const QUIET_WAIT_MAX: Duration = Duration::from_millis(20);
+
+/// How long the keeper trusts the wall clock to go on as it does, where it waits for a published segment's time to be over.
+const RETENTION_WAIT_MAX: Duration = Duration::from_mins(1);
 
 /// A spare in the making.
 struct Preparing {
@@ -57,6 +61,8 @@ pub(super) struct Keeper {
     preparing: Option<Preparing>,
     /// Number of the next spare.
     spare_number: u64,
+    retention: Retention,
+    /// Set where no spare could be prepared for lack of room, and nothing was freed since.
     retry_at: Option<Instant>,
     /// Where there was no room even to free a segment.
     free_at: Option<Instant>,
@@ -66,6 +72,7 @@ impl Keeper {
     /// `checkpoint` has been synced with `positions`.
     pub(super) fn new(shared: Arc<Shared>, checkpoint: Option<Checkpoint>, since: Lsn, positions: Positions, spare_number: u64) -> Self {
         let lowest = if checkpoint.is_some() { positions.lowest() } else { Lsn::FIRST };
+        let retention = Retention::new(shared.config.retention);
         let mut this = Self {
             shared,
             checkpoint,
@@ -79,9 +86,11 @@ impl Keeper {
             unsynced: false,
             preparing: None,
             spare_number,
+            retention,
             retry_at: None,
             free_at: None,
         };
+        this.note_published();
         this.written = this.checkpoint.is_some().then(|| this.content(CleanStop::No));
         this
     }
@@ -90,6 +99,9 @@ impl Keeper {
     pub(super) fn prepare_first(&mut self) -> Result<(), Error> {
         while self.retry_at.is_none() && lock(&self.shared.files.inner).spares.is_empty() {
             self.prepare(Pace::AtOnce)?;
+            if self.retry_at.is_some() && self.can_free() {
+                self.free()?;
+            }
         }
         self.shared.fill_if_blocked();
         Ok(())
@@ -125,7 +137,8 @@ impl Keeper {
         let write = self.shared.bell.has_advanced().then(|| due(self.written_at, config.checkpoint_write_interval, now));
         let sync = self.unsynced.then(|| due(self.synced_at, config.checkpoint_sync_interval, now));
         let prepare = self.wants_preparing().then(|| self.retry_at.unwrap_or(now));
-        [write, sync, prepare].into_iter().flatten().min()
+        let over = self.oldest_stays().map(|left| now + left.min(RETENTION_WAIT_MAX));
+        [write, sync, prepare, over].into_iter().flatten().min()
     }
 
     fn turn(&mut self) -> Result<(), Error> {
@@ -189,20 +202,48 @@ impl Keeper {
         }
         self.synced_at = Some(Instant::now());
         self.unsynced = false;
+        self.note_published();
         Ok(())
     }
 
-    /// Whether a sync now would free a segment, or has.
+    /// Which segments the synced checkpoint calls published.
+    fn note_published(&mut self) {
+        let files = lock(&self.shared.files.inner);
+        let behind = files.segments.iter().skip(1).take_while(|next| next.header.first <= self.synced_lowest).count();
+        let numbers = files.segments.iter().take(behind).map(|segment| segment.header.number);
+        let published = self.retention.note(numbers, self.shared.clock.now());
+        self.shared.metrics.published_segments.set(i64::try_from(published).unwrap_or(i64::MAX));
+    }
+
+    /// How much longer the oldest segment stays although it is published; `None` where it is not, or where nothing keeps it.
+    fn oldest_stays(&self) -> Option<Duration> {
+        let number = lock(&self.shared.files.inner).segments.front()?.header.number;
+        self.retention.left(number, self.shared.clock.now()).filter(|left| !left.is_zero())
+    }
+
+    /// Whether a sync now would free a segment, or has: one that is published, and whose time is over or whose room is needed.
     fn can_free(&self) -> bool {
+        self.has_published() && (self.retry_at.is_some() || self.is_over())
+    }
+
+    /// Whether the oldest segment lies below the positions that were written.
+    fn has_published(&self) -> bool {
         let files = lock(&self.shared.files.inner);
         files.segments.get(1).is_some_and(|second| second.header.first <= self.written_lowest)
     }
 
-    /// Frees what lies below the synced positions. One freed segment more than the spares that are wanted is kept: so under steady load each segment that
-    /// is begun was freed before, and none is zeroed.
+    fn is_over(&self) -> bool {
+        let number = lock(&self.shared.files.inner).segments.front().map(|segment| segment.header.number);
+        number.and_then(|number| self.retention.left(number, self.shared.clock.now())).is_some_and(|left| left.is_zero())
+    }
+
+    /// Frees what lies below the synced positions and need not stay. One freed segment more than the spares that are wanted is kept: so under steady load
+    /// each segment that is begun was freed before, and none is zeroed.
     fn free(&mut self) -> Result<(), Error> {
         self.free_at = None;
-        while let Some(segment) = self.shared.take_segment_below(self.synced_lowest) {
+        while self.can_free() {
+            let early = !self.is_over();
+            let Some(segment) = self.shared.take_segment_below(self.synced_lowest) else { return Ok(()) };
             let wanted = segment.length == self.shared.config.segment_length() && self.spares() <= self.shared.config.spares;
             // A reader that still holds the file must not see another use of it.
             let freed = match Arc::try_unwrap(segment) {
@@ -214,8 +255,12 @@ impl Keeper {
                 self.free_at = Some(Instant::now() + self.shared.config.room_retry_interval);
                 return Ok(());
             }
+            if early {
+                self.shared.metrics.retention_cut_short.inc();
+            }
             // There is room again, whatever the last attempt found.
             self.retry_at = None;
+            self.note_published();
         }
         Ok(())
     }
@@ -300,9 +345,12 @@ impl Keeper {
             Err(error) => return Err(error),
         };
         self.retry_at = blocked.map(|_| Instant::now() + self.shared.config.room_retry_interval);
-        if let Some(reason) = blocked {
+        if let Some(reason) = blocked
+            && (self.free_at.is_some() || !self.has_published())
+        {
             self.shared.block(reason);
         }
+        // Else there is a published segment, whose room is next.
         Ok(())
     }
 

@@ -22,7 +22,7 @@ use super::storage::{Lock, Storage};
 use super::survey::{self, Survey};
 use crate::metrics;
 
-const LOCK: &str = "lock";
+pub(super) const LOCK: &str = "lock";
 const CHECKPOINT_NEW: &str = "checkpoint.new";
 
 /// The folder, ready to be used.

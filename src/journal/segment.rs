@@ -80,6 +80,12 @@ impl Header {
         COPIES.iter().find_map(|at| Self::copy(page.get(*at..)?.get(..HEADER)?)).unwrap_or(Page::Bad)
     }
 
+    /// Where the copies begin and end whose check does not hold.
+    pub(super) fn bad_copies(page: &[u8]) -> impl Iterator<Item = (u64, u64)> {
+        let bad = |at: &usize| page.get(*at..).and_then(|bytes| Self::copy(bytes.get(..HEADER)?)).is_none();
+        COPIES.into_iter().filter(bad).map(|at| (to_u64(at), to_u64(at + HEADER)))
+    }
+
     fn copy(bytes: &[u8]) -> Option<Page> {
         if !bytes.starts_with(&MAGIC) || u32_at(bytes, 12)? != check(bytes) {
             return None;
@@ -232,6 +238,9 @@ mod tests {
                 let mut flipped = page;
                 flipped[at] ^= 1 << bit;
                 assert_eq!(Header::parse(&flipped), Page::Known(header()), "bit {bit} of byte {at}");
+                let copy = COPIES.into_iter().find(|from| (*from..from + HEADER).contains(&at));
+                let expected: Vec<_> = copy.map(|from| (to_u64(from), to_u64(from + HEADER))).into_iter().collect();
+                assert_eq!(Header::bad_copies(&flipped).collect::<Vec<_>>(), expected, "bit {bit} of byte {at}");
             }
         }
     }

@@ -11,8 +11,8 @@ use super::number::{to_u64, to_usize};
 use super::segment::{self, Segment};
 use super::storage::{Storage, write_all_at};
 
-const DIR: &str = "set-aside";
-const PARTIAL_SUFFIX: &str = ".partial";
+pub(super) const DIR: &str = "set-aside";
+pub(super) const PARTIAL_SUFFIX: &str = ".partial";
 /// Of a longer piece, only so many bytes are copied; the segment itself holds the rest until it is freed.
 pub(super) const PIECE_MAX: u64 = 8 * 1024 * 1024;
 /// Bytes copied at a time.

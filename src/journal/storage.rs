@@ -22,6 +22,10 @@ pub trait Storage: Send + Sync + fmt::Debug {
     fn create(&self, path: &Path) -> io::Result<Box<dyn File>>;
     /// An existing file to read and write.
     fn open(&self, path: &Path) -> io::Result<Box<dyn File>>;
+    /// An existing file to read alone, for whoever looks on and must change nothing.
+    fn open_to_read(&self, path: &Path) -> io::Result<Box<dyn File>> {
+        self.open(path)
+    }
     /// Renames a file, over whatever bears the new name.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
@@ -33,6 +37,14 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// Locks a file, made if it is absent, until the lock is dropped. Where another process holds it: an error of kind
     /// [`io::ErrorKind::WouldBlock`].
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>>;
+    /// Whether somebody holds the lock of this file, which need not exist.
+    fn is_locked(&self, path: &Path) -> io::Result<bool> {
+        match self.lock(path) {
+            Ok(_) => Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// An open file.

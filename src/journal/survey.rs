@@ -26,6 +26,8 @@ pub(super) struct Survey {
     /// Damage before that.
     pub(super) corrupt: Vec<Damage>,
     pub(super) torn: Option<TornTail>,
+    /// Where the torn tail begins; what is damaged behind it is no corruption.
+    pub(super) torn_from: u64,
     /// A frame whose header has to be written anew: of a torn frame, the records that are kept.
     repair: Option<FrameAt>,
 }
@@ -102,7 +104,7 @@ fn decide(walked: Walked, durable_end: Lsn) -> Survey {
     let Some(tail) = tail_at.map(|index| damages.split_off(index)) else {
         let torn =
             (resembles_frame && end >= durable_end).then(|| TornTail { kept_records: 0, cut_records: 0, cut_bytes: to_u64(frame::HEADER) });
-        return Survey { end, cut: offset, corrupt: damages, torn, repair: None };
+        return Survey { end, cut: offset, corrupt: damages, torn, torn_from: offset, repair: None };
     };
     let (kept_end, cut, repair) = cut(&tail, last_frame, end, offset);
     let torn = TornTail {
@@ -110,7 +112,8 @@ fn decide(walked: Walked, durable_end: Lsn) -> Survey {
         cut_records: end.since(kept_end),
         cut_bytes: offset.saturating_sub(cut),
     };
-    Survey { end: kept_end, cut, corrupt: damages, torn: Some(torn), repair }
+    let torn_from = tail.first().map_or(cut, |damage| damage.from.min(cut));
+    Survey { end: kept_end, cut, corrupt: damages, torn: Some(torn), torn_from, repair }
 }
 
 /// The longest whole prefix of the torn frame: its end, where it is cut, and the frame that the prefix makes.

@@ -3,5 +3,7 @@
 mod appending;
 mod bed;
 mod format;
+mod inspecting;
 mod recovering;
+mod retaining;
 mod room;

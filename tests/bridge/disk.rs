@@ -259,7 +259,7 @@ fn unpublished(prefix: &str) -> (Site, Sender) {
     (site, sender)
 }
 
-fn segment(site: &Site) -> PathBuf {
+pub(crate) fn segment(site: &Site) -> PathBuf {
     site.journal().join(format!("{:020}.segment", 1))
 }
 
@@ -316,14 +316,14 @@ fn a_flipped_bit_costs_one_record_at_most_which_is_counted_said_and_set_aside() 
 }
 
 /// The frames of a segment: where each begins, where they end, their salt, and the LSN that would come next.
-struct Frames {
-    starts: Vec<usize>,
-    end: usize,
-    salt: [u8; 8],
-    next: u64,
+pub(crate) struct Frames {
+    pub(crate) starts: Vec<usize>,
+    pub(crate) end: usize,
+    pub(crate) salt: [u8; 8],
+    pub(crate) next: u64,
 }
 
-fn frames(bytes: &[u8]) -> Frames {
+pub(crate) fn frames(bytes: &[u8]) -> Frames {
     let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
     let small = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
     let salt = bytes[FRAMES_BEGIN + 8..FRAMES_BEGIN + 16].try_into().unwrap();
@@ -337,7 +337,7 @@ fn frames(bytes: &[u8]) -> Frames {
 }
 
 /// A frame of one record, of which a crash left the beginning.
-fn torn_frame(salt: [u8; 8], lsn: u64, written: usize) -> Vec<u8> {
+pub(crate) fn torn_frame(salt: [u8; 8], lsn: u64, written: usize) -> Vec<u8> {
     let payload = [7_u8; 500];
     let mut seed = crc32c::crc32c_append(crc32c::crc32c(&salt), &lsn.to_le_bytes());
     let length = u32::try_from(payload.len()).unwrap().to_le_bytes();

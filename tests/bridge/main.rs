@@ -10,6 +10,7 @@ mod drain;
 mod faults;
 mod hostile;
 mod ingress;
+mod journal;
 mod kafka_client;
 mod kill;
 mod shutdown;

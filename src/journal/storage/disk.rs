@@ -4,10 +4,18 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock, statvfs};
+use rustix::io::Errno;
 
 use super::{Entry, File, Lock, Storage};
+
+/// How often a lock is tried for. Who only asks whether it is held takes it for a moment (see [`Storage::is_locked`]), which must not turn a start away.
+const LOCK_ATTEMPTS: u32 = 5;
+/// Between two attempts; to ask takes some microseconds.
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// The real file system: `pread`, `pwrite`, `fdatasync`, `flock`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,6 +48,10 @@ impl Storage for Disk {
         Ok(Box::new(DiskFile(file)))
     }
 
+    fn open_to_read(&self, path: &Path) -> io::Result<Box<dyn File>> {
+        Ok(Box::new(DiskFile(fs::File::open(path)?)))
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
     }
@@ -58,9 +70,36 @@ impl Storage for Disk {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>> {
-        let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-        Ok(Box::new(DiskLock { _file: file }))
+        lock(path, || thread::sleep(LOCK_PAUSE))
+    }
+
+    fn is_locked(&self, path: &Path) -> io::Result<bool> {
+        let file = match fs::File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            other => other?,
+        };
+        // Nothing tells who holds such a lock but to try for it. It goes with the file, at once; and those who ask keep nobody else from asking.
+        match flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(false),
+            Err(Errno::WOULDBLOCK) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Tries some times, with a pause in between.
+fn lock(path: &Path, mut pause: impl FnMut()) -> io::Result<Box<dyn Lock>> {
+    let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+    let mut attempts = 1;
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(Box::new(DiskLock { _file: file })),
+            Err(Errno::WOULDBLOCK) if attempts < LOCK_ATTEMPTS => {
+                attempts += 1;
+                pause();
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 
@@ -103,8 +142,23 @@ mod tests {
         let path = dir.path().join("lock");
         let first = Disk.lock(&path).unwrap();
         assert_eq!(Disk.lock(&path).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert!(Disk.is_locked(&path).unwrap());
         drop(first);
+        assert!(!Disk.is_locked(&path).unwrap());
         Disk.lock(&path).unwrap();
+        assert!(!Disk.is_locked(&dir.path().join("absent")).unwrap());
+        assert!(!dir.path().join("absent").exists(), "to ask makes nothing");
+    }
+
+    #[test]
+    fn who_asks_whether_it_is_locked_turns_no_start_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        drop(Disk.lock(&path).unwrap());
+        let asking = fs::File::open(&path).unwrap();
+        flock(&asking, FlockOperation::NonBlockingLockShared).unwrap();
+        let mut asking = Some(asking);
+        lock(&path, || drop(asking.take())).unwrap();
     }
 
     #[test]

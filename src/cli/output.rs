@@ -1,15 +1,17 @@
-//! The two forms of a verb's output: for people, and for programs.
+//! What several verbs write: a report as text or JSON, and how far something long is.
 
 use std::fmt::Display;
+use std::io::{self, IsTerminal};
 
 use clap::ValueEnum;
+use indicatif::ProgressBar;
 use serde::Serialize;
 
 use super::{Exit, Failure};
 
 /// The form of the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum Format {
+pub(crate) enum Format {
     /// For people.
     Text,
     /// For programs: JSON.
@@ -17,10 +19,10 @@ pub(super) enum Format {
 }
 
 impl Format {
-    /// `what`, with a line break behind it.
-    pub(super) fn write(self, what: &(impl Display + Serialize)) -> Result<String, Failure> {
+    /// `what`, with one line break behind it.
+    pub(crate) fn write(self, what: &(impl Display + Serialize)) -> Result<String, Failure> {
         match self {
-            Self::Text => Ok(format!("{what}\n")),
+            Self::Text => Ok(format!("{}\n", what.to_string().trim_end_matches('\n'))),
             Self::Json => json(what),
         }
     }
@@ -32,4 +34,9 @@ pub(super) fn json(what: &impl Serialize) -> Result<String, Failure> {
         Ok(text) => Ok(format!("{text}\n")),
         Err(error) => Err(Failure::new(Exit::Internal, format!("failed to write JSON: {error}"))),
     }
+}
+
+/// A bar where standard error is a terminal, else one that is never drawn.
+pub(crate) fn on_terminal(make: impl FnOnce() -> ProgressBar) -> ProgressBar {
+    if io::stderr().is_terminal() { make() } else { ProgressBar::hidden() }
 }

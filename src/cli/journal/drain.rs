@@ -1,0 +1,128 @@
+//! `journal drain`: publishes what is left of a folder.
+
+use std::fmt;
+use std::time::Duration;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use super::super::output::{Format, on_terminal};
+use super::super::{Exit, Failure, Global, print, serve};
+use super::{Place, counted, failure, folder};
+use crate::app::{self, Drained};
+use crate::config::Level;
+use crate::log;
+
+/// Publish what is left of a folder without serving, such as that of an instance that is gone.
+///
+/// It takes the folder's lock, so no bridge may use it: exit code 78 where one does. Use the configuration of the instance that the folder belonged to,
+/// `kafka.instance` included: events, order, dead letters and repetitions are what a start of that bridge would make of it. Nothing is received meanwhile.
+///
+/// Exit code 0 once nothing is left; 69 where something is, because Kafka has confirmed nothing for the time that --timeout grants, or a signal came. What
+/// was published by then is not published again by the next try.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Drain {
+    #[command(flatten)]
+    place: Place,
+    /// How long it goes on without a confirmation from Kafka.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+    /// The form of the summary.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+impl Drain {
+    pub(super) fn run(self, global: &Global) -> Result<(), Failure> {
+        let mut config = self.place.config(global)?;
+        if config.log.level == Level::Info {
+            // The summary says what the log would.
+            config.log.level = Level::Warn;
+        }
+        log::start(&config.log).map_err(|error| Failure::caused(Exit::Internal, &error))?;
+        // A name that was mistyped must not become a folder with a new journal.
+        folder(&config).look().map_err(|error| failure(&error))?;
+        let dir = config.journal.dir.display().to_string();
+
+        let bar = on_terminal(|| ProgressBar::new(0));
+        if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len} completed") {
+            bar.set_style(style);
+        }
+        let progress = |unpublished: u64, of: u64| {
+            bar.set_length(of.max(unpublished));
+            bar.set_position(of.saturating_sub(unpublished));
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| Failure::caused(Exit::Io, &error))?;
+        let result = runtime.block_on(app::drain(config, self.timeout, progress));
+        runtime.shutdown_background();
+        bar.finish_and_clear();
+        let summary = Summary::new(dir, result.map_err(|error| serve::failure(&error))?);
+        print(&self.format.write(&summary)?)?;
+        summary.verdict()
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Summary {
+    dir: String,
+    identity: String,
+    /// Records that were unpublished when it began.
+    unpublished: u64,
+    published: u64,
+    dead_lettered: u64,
+    corrupt: u64,
+    discarded: u64,
+    /// Records that are unpublished still.
+    left: u64,
+    reasons: Vec<String>,
+    #[serde(skip)]
+    is_empty: bool,
+}
+
+impl Summary {
+    fn new(dir: String, drained: Drained) -> Self {
+        let Drained { report, published, dead_lettered, corrupt, discarded, left } = drained;
+        let is_empty = left.is_none();
+        let (left, reasons) = left.map_or((0, Vec::new()), |left| (left.records, left.reasons));
+        let identity = report.identity.to_string();
+        Self {
+            dir,
+            identity,
+            unpublished: report.unpublished_records,
+            published,
+            dead_lettered,
+            corrupt,
+            discarded,
+            left,
+            reasons,
+            is_empty,
+        }
+    }
+
+    fn verdict(&self) -> Result<(), Failure> {
+        if self.is_empty {
+            return Ok(());
+        }
+        let why = if self.reasons.is_empty() { "Kafka confirms nothing".to_owned() } else { self.reasons.join("; ") };
+        Err(Failure::new(Exit::Unavailable, format!("{} left: {why}", counted(self.left, "record"))))
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(out, "journal      {} ({})", self.dir, self.identity)?;
+        writeln!(out, "unpublished  {} at the start", counted(self.unpublished, "record"))?;
+        for (what, count) in [
+            ("published", self.published),
+            ("dead letter", self.dead_lettered),
+            ("corrupt", self.corrupt),
+            ("discarded", self.discarded),
+            ("left", self.left),
+        ] {
+            writeln!(out, "{what:11}  {count}")?;
+        }
+        write!(out, "{}", if self.is_empty { "nothing is left" } else { "what is left stays in the folder for the next try" })
+    }
+}
