@@ -1,16 +1,21 @@
 //! Tests of the real program and of its parts with real counterparts: Apache Kafka, consumers of other languages, sockets, signals.
 //!
-//! One program, so that one broker serves them all.
+//! One program, so that one set of brokers serves them all.
 #![cfg(test)]
 #![expect(clippy::float_cmp, reason = "counters are whole numbers")]
 
+mod brokers;
 mod cli;
+mod desync;
 mod disk;
 mod faults;
 mod hostile;
 mod ingress;
 mod kafka_client;
 mod kill;
+mod network;
+mod recreation;
+mod security;
 mod shutdown;
 mod spine;
 mod support;
