@@ -17,6 +17,7 @@ mod network;
 mod recreation;
 mod security;
 mod shutdown;
+mod soak;
 mod spine;
 mod support;
 mod tokens;
