@@ -17,6 +17,9 @@ pub(crate) const KINDS: [&str; 5] = ["group-disband", "member-exit", "group-full
 /// The load's log, a file of its site.
 pub(crate) const LOG: &str = "load.log";
 
+/// Far more than callbacks are in hand at once, so that no callback waits for a connection: what is late then is an answer.
+const CONNECTIONS: &str = "128";
+
 /// Partitions of each topic: every broker leads some.
 pub(crate) const PARTITIONS: i32 = 3;
 
@@ -51,6 +54,7 @@ pub(crate) struct Trial {
     pub(crate) bridge: Bridge,
     prefix: String,
     site: Site,
+    rate: u32,
     load: Load,
 }
 
@@ -120,13 +124,13 @@ impl Trial {
         let bridge = site.start();
         let load = program()
             .args(["simulate", "load", "--target", &format!("http://{}/", bridge.public), "--rate", &plan.rate.to_string()])
-            .args(["--connections", "16", "--duration", "30d", "--groups", "64", "--format", "json", "--log"])
+            .args(["--connections", CONNECTIONS, "--duration", "30d", "--groups", "256", "--format", "json", "--log"])
             .arg(site.file(LOG))
             .stdout(File::create(site.file("load.json")).unwrap())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let trial = Self { bridge, prefix, site, load: Load(load) };
+        let trial = Self { bridge, prefix, site, rate: plan.rate, load: Load(load) };
         trial.flows();
         trial
     }
@@ -171,6 +175,12 @@ impl Trial {
         eventually(&format!("events flow to {kinds:?}"), Duration::from_mins(2), || {
             kinds.iter().zip(&from).all(|(kind, from)| self.published(kind) >= from + 50).then_some(())
         });
+    }
+
+    /// Waits until what is accepted is published within about half a second, be its partition led by whom it may.
+    pub(crate) fn keeps_up(&self, timeout: Duration) {
+        let few = f64::from(self.rate) / 2.0;
+        eventually("the events keep up with the callbacks", timeout, || (self.bridge.unpublished() < few).then_some(()));
     }
 
     /// Waits until nothing more is published, to the topics of these kinds, while two seconds' callbacks are accepted.
