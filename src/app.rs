@@ -27,7 +27,7 @@ use crate::journal::storage::Disk;
 use crate::journal::{self, Journal, RecoveryReport};
 use crate::kafka;
 use crate::log;
-use crate::metrics::{Labels, Metrics};
+use crate::metrics::{self, Labels, Metrics};
 use crate::routing::Routing;
 
 use conditions::Conditions;
@@ -206,7 +206,7 @@ pub async fn run(mut config: Config, purpose: Purpose, started: impl FnOnce(Addr
     started(addresses);
     // 7. Until something ends.
     let watching = watch::watch(journal.clone(), metrics.ingress.clone());
-    let bridge = Bridge { config, journal, ingress, phase };
+    let bridge = Bridge { config, journal, ingress, phase, metrics: metrics.journal.clone() };
     let running = async {
         tokio::select! {
             () = signals.next() => {}
@@ -316,6 +316,7 @@ struct Bridge {
     journal: Journal,
     ingress: Ingress,
     phase: Arc<Phase>,
+    metrics: metrics::Journal,
 }
 
 impl Bridge {
@@ -355,7 +356,8 @@ impl Bridge {
             Some(Ok(())) => Ok(()),
             Some(Err(error)) => Err(self.abandon(forwarding, error).await),
             None => {
-                tracing::warn!("second signal: the bridge ends at once; what is unpublished stays in the journal");
+                let unpublished = self.metrics.unpublished_records.get();
+                tracing::warn!(unpublished, "second signal: the bridge ends at once; what is unpublished stays in the journal");
                 Ok(())
             }
         }
@@ -390,7 +392,8 @@ impl Bridge {
         if handle.is_drained() {
             tracing::info!("the journal is empty");
         } else {
-            tracing::warn!("what is unpublished stays in the journal for the next start");
+            let unpublished = self.metrics.unpublished_records.get();
+            tracing::warn!(unpublished, "what is unpublished stays in the journal for the next start");
         }
         let journal = self.journal.clone();
         let closed = tokio::task::spawn_blocking(move || journal.close()).await;

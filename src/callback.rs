@@ -11,7 +11,7 @@ pub mod query;
 
 use bytes::{Buf as _, Bytes};
 
-pub use command::{BODY_COMMAND_BYTES_MAX, Command, FIELDS_MAX, Field, Shape, command_of, commands, find, is_before};
+pub use command::{BODY_COMMAND_BYTES_MAX, Command, FIELDS_MAX, Field, Shape, command_in, commands, find, is_before};
 
 use crate::clock::Timestamp;
 
@@ -24,7 +24,7 @@ pub struct Callback {
     pub receipt: [u8; 16],
     /// The app it came for.
     pub app: u64,
-    /// The query's command, percent-decoded; else the body's; else empty. [`command_of`] finds it.
+    /// The query's command, percent-decoded; else the body's ([`command_in`]); else empty.
     pub command: String,
     /// The whole query as it came, but for `Sign`.
     pub query: String,

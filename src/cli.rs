@@ -6,6 +6,7 @@ mod check;
 mod completions;
 mod config;
 mod dev;
+mod format;
 mod healthcheck;
 mod serve;
 mod simulate;
@@ -17,9 +18,11 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::{Arg, Args, Parser, Subcommand};
 
-use crate::config::{self as settings, Config, Problems};
+use crate::callback;
+use crate::config::{self as settings, Config, KnownCommand, Problems};
 use crate::log;
 
 /// Receives the callbacks of Tencent Cloud Chat, makes each durable, and publishes it to the Kafka topic of its command.
@@ -36,8 +39,18 @@ pub struct CommandLine {
 #[derive(Debug, Args)]
 pub(crate) struct Global {
     /// The configuration, a TOML file; defaults and environment alone where it is absent.
-    #[arg(long, global = true, value_name = "FILE", env = settings::FILE_VARIABLE, hide_env_values = true)]
+    #[arg(long, global = true, value_name = "FILE", env = settings::FILE_VARIABLE, hide_env_values = true, value_parser = file())]
     config: Option<PathBuf>,
+}
+
+/// A path, which may be empty: so is a variable that is set to nothing, and the configuration says more of it than a parser of arguments can.
+fn file() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
+}
+
+/// The same argument for verbs that take no configuration, so that one line of arguments does for all of them. Help does not show it.
+fn unused_config() -> Arg {
+    Arg::new("config").long("config").global(true).value_parser(file()).hide(true)
 }
 
 /// What the program can do.
@@ -51,8 +64,9 @@ enum Verb {
     Healthcheck(healthcheck::Healthcheck),
     #[command(subcommand)]
     Topics(topics::Topics),
-    #[command(subcommand)]
+    #[command(subcommand, arg(unused_config()))]
     Simulate(simulate::Simulate),
+    #[command(arg(unused_config()))]
     Completions(completions::Completions),
 }
 
@@ -93,13 +107,18 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Exit {
 impl Global {
     /// The configuration in force; the files that it names are not looked at.
     pub(crate) fn load(&self) -> Result<Config, Failure> {
-        settings::load(self.config.as_deref(), environment()).map_err(|problems| Failure::configuration(&problems))
+        settings::load(self.config.as_deref(), environment(), &known()).map_err(|problems| Failure::configuration(&problems))
     }
 
     /// The configuration in force, with all that `serve` needs.
     pub(crate) fn load_for_serve(&self) -> Result<Config, Problems> {
-        settings::load_for_serve(self.config.as_deref(), environment())
+        settings::load_for_serve(self.config.as_deref(), environment(), &known())
     }
+}
+
+/// The commands that the bridge knows, in the words of the configuration.
+pub(crate) fn known() -> Vec<KnownCommand<'static>> {
+    callback::commands().map(|command| KnownCommand { name: command.name, kind: command.kind }).collect()
 }
 
 /// The environment. What is not UTF-8 has a replacement character, by which the configuration knows and refuses it.

@@ -18,6 +18,7 @@ mod key;
 mod known;
 mod layers;
 mod log;
+mod network;
 mod problem;
 mod properties;
 mod shutdown;
@@ -41,7 +42,7 @@ pub use kafka::Kafka;
 pub use log::{Format, Level, Log};
 pub use problem::{Problem, Problems, Warning};
 pub use shutdown::Shutdown;
-pub use topics::{Setting, Topics};
+pub use topics::{KnownCommand, Setting, TOPICS_MAX, Topics};
 pub use units::{Period, Size};
 pub use variables::FILE as FILE_VARIABLE;
 pub use warnings::warnings;
@@ -78,38 +79,35 @@ pub struct Config {
 }
 
 /// The configuration in force: defaults, the file, the environment. The files that it names are not looked at, so that any machine can do this.
+/// `known` are the commands that the bridge knows.
 ///
 /// # Errors
 /// Everything that is wrong with it.
-pub fn load(path: Option<&Path>, environment: impl Iterator<Item = (String, String)>) -> Result<Config, Problems> {
-    read(path, environment, |_| Vec::new())
+pub fn load(
+    path: Option<&Path>,
+    environment: impl Iterator<Item = (String, String)>,
+    known: &[KnownCommand<'_>],
+) -> Result<Config, Problems> {
+    read(path, environment, |config| check::settings(config, known).0)
 }
 
-/// The configuration in force, for [`serve`](Config::check_for_serve): there is an app, and the files that it names can be read.
+/// The configuration in force, for a bridge that serves: as [`load`], and there is an app, and what the settings name can be read.
 ///
 /// # Errors
 /// Everything that is wrong with it.
-pub fn load_for_serve(path: Option<&Path>, environment: impl Iterator<Item = (String, String)>) -> Result<Config, Problems> {
-    read(path, environment, |config| check::serving(config).0)
+pub fn load_for_serve(
+    path: Option<&Path>,
+    environment: impl Iterator<Item = (String, String)>,
+    known: &[KnownCommand<'_>],
+) -> Result<Config, Problems> {
+    read(path, environment, |config| check::settings(config, known).0.into_iter().chain(check::serving(config).0).collect())
 }
 
-impl Config {
-    /// Whether a bridge can serve with it: everything that [`load`] checks, there is an app, and the files that it names can be read.
-    ///
-    /// # Errors
-    /// Everything that is wrong with it.
-    pub fn check_for_serve(&self) -> Result<(), Problems> {
-        let found = check::settings(self).0.into_iter().chain(check::serving(self).0);
-        let problems = found.map(|finding| Problem { key: finding.key().to_string(), message: finding.message, origin: None });
-        Problems::or(problems.collect(), ())
-    }
-}
-
-/// Reads the layers and collects the problems: what cannot be read, what does not fit, what is wrong with the rest, and `more`.
+/// Reads the layers and collects the problems: what cannot be read, what does not fit, and what `check` finds wrong with the rest.
 fn read(
     path: Option<&Path>,
     environment: impl Iterator<Item = (String, String)>,
-    more: impl Fn(&Config) -> Vec<Finding>,
+    check: impl Fn(&Config) -> Vec<Finding>,
 ) -> Result<Config, Problems> {
     let mut layers = Layers::read(path, environment);
     let mut problems = std::mem::take(&mut layers.problems);
@@ -117,12 +115,13 @@ fn read(
     let problem = |key: &Key, message: &str| Problem { key: key.to_string(), message: message.to_owned(), origin: layers.origin(key) };
     problems.extend(extracted.misfits.iter().map(|misfit| problem(&misfit.key, &misfit.message)));
     if layers.complete {
-        for finding in check::settings(&extracted.config).0.into_iter().chain(more(&extracted.config)) {
+        for finding in check(&extracted.config) {
             let keys: Vec<Key> = finding.keys.iter().map(|key| extracted.before(key)).collect();
+            let Some((first, others)) = keys.split_first() else { continue };
             // A setting that did not fit has its default for now, of which there is nothing to say.
-            if !keys.iter().any(|key| extracted.touches(key)) {
-                problems.extend(keys.first().map(|key| problem(key, &finding.message)));
-            }
+            let all_known = !others.iter().any(|key| extracted.touches(key));
+            let message = if all_known { Some(finding.message) } else { finding.alone };
+            problems.extend(message.filter(|_| !extracted.touches(first)).map(|message| problem(first, &message)));
         }
     }
     Problems::or(problems, extracted.config)
@@ -146,7 +145,7 @@ mod tests {
         std::fs::write(&path, toml).unwrap();
         let place = format!("file {}", path.display());
         let variables = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        load(Some(&path), variables).map_err(|Problems(mut problems)| {
+        load(Some(&path), variables, &[]).map_err(|Problems(mut problems)| {
             for problem in &mut problems {
                 problem.origin = problem.origin.take().map(|origin| origin.replace(&place, "file"));
             }
@@ -156,7 +155,7 @@ mod tests {
 
     #[test]
     fn without_file_and_variables_the_defaults_are_in_force() {
-        assert_eq!(load(None, std::iter::empty()), Ok(Config::default()));
+        assert_eq!(load(None, std::iter::empty(), &[]), Ok(Config::default()));
     }
 
     #[test]
@@ -236,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_not_there_is_a_problem() {
-        let told = load(Some(Path::new("/no/such/file")), std::iter::empty()).unwrap_err().to_string();
+        let told = load(Some(Path::new("/no/such/file")), std::iter::empty(), &[]).unwrap_err().to_string();
         assert!(told.starts_with("failed to read the configuration: ") && told.ends_with("(file /no/such/file)"), "{told}");
     }
 

@@ -119,12 +119,12 @@ impl EventId {
     fn of(callback: &Callback, body: &Body<'_>) -> Self {
         let mut digest = Sha256::new();
         let mut netstring = |bytes: &[u8]| {
-            digest.update(bytes.len().to_string());
+            digest.update(itoa::Buffer::new().format(bytes.len()));
             digest.update(b":");
             digest.update(bytes);
             digest.update(b",");
         };
-        netstring(callback.app.to_string().as_bytes());
+        netstring(itoa::Buffer::new().format(callback.app).as_bytes());
         netstring(callback.command.as_bytes());
         netstring(&callback.body);
         if !body.identifies_itself {

@@ -32,6 +32,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config;
 use crate::journal::{self, Item, Journal, Lsn, Positions, Reader, Start};
 use crate::kafka::{self, Producer, Report, Reports};
+use crate::log;
 use crate::metrics;
 use crate::routing::{Routing, TopicId};
 
@@ -52,7 +53,7 @@ const TICK: Duration = Duration::from_millis(50);
 
 /// How long records and reports gather before they are taken in one go, where there were some just now. The producer waits for more anyway
 /// (`linger.ms`), so this costs little freshness.
-const GATHER: Duration = Duration::from_millis(2);
+const GATHER: Duration = Duration::from_millis(4);
 
 /// How often the positions are handed to the journal, which writes them at its own pace.
 const POSITIONS_EVERY: Duration = Duration::from_millis(25);
@@ -376,11 +377,12 @@ impl Forwarder {
         match Producer::new(&self.settings, self.reports.clone(), self.status.clone(), self.kafka_metrics.clone()) {
             Ok(producer) => {
                 let producer = Arc::new(producer);
+                self.status.built();
                 self.scout.use_producer(Some(Arc::clone(&producer)));
                 self.producer = Some(producer);
             }
             Err(error) => {
-                tracing::error!(error = %error, "producer could not be built");
+                self.status.unbuilt(&log::with_causes(&error));
                 self.rebuild_after = now + REBUILD_MAX;
             }
         }

@@ -5,6 +5,7 @@
 //! kinds, signatures and the shape of events are spelt out once more, so that a mistake on that side shows on this one.
 
 pub mod command;
+mod identity;
 pub mod load;
 pub mod log;
 pub mod topics;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroU32;
 
-use chat_bridge::simulate::load::Summary;
+use chat_bridge::simulate::load::{Percentiles, Summary};
 use serde::Serialize;
 
 use super::Kind;
@@ -40,15 +40,15 @@ const FIGURES: [Figure; 6] = [
 
 impl Round {
     pub(crate) fn of(server: Kind, connections: NonZeroU32, summary: &Summary, usage: Usage) -> Self {
-        let latency = summary.latency_seconds;
+        let millis = |of: fn(Percentiles) -> f64| summary.latency_seconds.map_or(f64::NAN, of) * 1e3;
         let acknowledged = float(summary.acknowledged).max(1.0);
         Self {
             server,
             connections: connections.get(),
             acknowledged_per_second: summary.acknowledged_per_second,
-            p50_ms: latency.p50 * 1e3,
-            p99_ms: latency.p99 * 1e3,
-            p999_ms: latency.p999 * 1e3,
+            p50_ms: millis(|latency| latency.p50),
+            p99_ms: millis(|latency| latency.p99),
+            p999_ms: millis(|latency| latency.p999),
             cpu_us_per_callback: usage.cpu.as_secs_f64() * 1e6 / acknowledged,
             rss_mib: float(usage.rss_bytes) / f64::from(1 << 20),
             failed: summary.sent - summary.acknowledged,

@@ -52,7 +52,14 @@ impl Conditions {
         });
         let kafka = parts.status.snapshot();
         conditions.push(match kafka.connection {
-            Connection::Up => informing("kafka brokers", true, format!("{} up, {} down", kafka.brokers.up, kafka.brokers.down)),
+            Connection::Up => informing(
+                "kafka brokers",
+                true,
+                kafka.brokers.map_or_else(
+                    || "reached; how many are up is not known yet".to_owned(),
+                    |brokers| format!("{} up, {} down", brokers.up, brokers.down),
+                ),
+            ),
             Connection::Starting => informing("kafka brokers", false, "not reached yet"),
             Connection::Lost => informing("kafka brokers", false, "none can be reached; callbacks wait in the journal"),
         });
@@ -60,7 +67,9 @@ impl Conditions {
             Some(reason) => informing("kafka authentication", false, reason),
             None => informing("kafka authentication", true, "no refusal"),
         });
-        if let Some(reason) = kafka.fatal {
+        if let Some(reason) = kafka.unbuilt {
+            conditions.push(informing("kafka producer", false, format!("cannot be built: {reason}; callbacks wait in the journal")));
+        } else if let Some(reason) = kafka.fatal {
             conditions.push(informing("kafka producer", false, reason));
         }
         for (topic, cause) in parts.forwarder.parked() {

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 
-use super::query::Query;
 use super::{group, json};
 
 /// What the bridge knows of one command. A family's file is a table of these.
@@ -66,19 +65,11 @@ pub fn is_before(name: &str) -> bool {
     name.contains("Before") || name.starts_with("Sns.CallbackPrev")
 }
 
-/// The command of a callback: the query's, else the body's, else empty.
+/// The command that a body names, for a callback whose query names none.
 ///
-/// Reads the body only where the query names no command. A body that is not JSON, or names its command twice, or by more than
-/// [`BODY_COMMAND_BYTES_MAX`] bytes, names none.
+/// A body that is not JSON, or names its command twice, or by more than [`BODY_COMMAND_BYTES_MAX`] bytes, names none.
 #[must_use]
-pub fn command_of(query: Query<'_>, body: &[u8]) -> String {
-    match query.get("CallbackCommand") {
-        Some(command) if !command.is_empty() => command.into_owned(),
-        Some(_) | None => of_body(body).unwrap_or_default(),
-    }
-}
-
-fn of_body(body: &[u8]) -> Option<String> {
+pub fn command_in(body: &[u8]) -> Option<String> {
     let mut found = None;
     let mut count = 0_u32;
     json::read(body, |name, value| {
@@ -138,21 +129,19 @@ mod tests {
     }
 
     #[test]
-    fn the_query_names_the_command_else_the_body() {
+    fn a_body_names_its_command_once_and_shortly() {
         let long = format!(r#"{{"CallbackCommand":"{}"}}"#, "x".repeat(BODY_COMMAND_BYTES_MAX + 1));
-        for (query, body, command) in [
-            ("CallbackCommand=A.b", r#"{"CallbackCommand":"C.d"}"#, "A.b"),
-            ("callbackcommand=A%2Eb", "not JSON", "A.b"),
-            ("CallbackCommand=", r#"{"CallbackCommand":"C.d"}"#, "C.d"),
-            ("", r#"{"x":{"CallbackCommand":"no"},"Callback\u0043ommand":"C\u002ed"}"#, "C.d"),
-            ("", r#"{"CallbackCommand":"C.d","CallbackCommand":"C.d"}"#, ""),
-            ("", r#"{"CallbackCommand":5}"#, ""),
-            ("", r#"["CallbackCommand"]"#, ""),
-            ("", r#"{"CallbackCommand":"C.d""#, ""),
-            ("", &long, ""),
-            ("", "", ""),
+        for (body, command) in [
+            (r#"{"CallbackCommand":"C.d"}"#, Some("C.d")),
+            (r#"{"x":{"CallbackCommand":"no"},"Callback\u0043ommand":"C\u002ed"}"#, Some("C.d")),
+            (r#"{"CallbackCommand":"C.d","CallbackCommand":"C.d"}"#, None),
+            (r#"{"CallbackCommand":5}"#, None),
+            (r#"["CallbackCommand"]"#, None),
+            (r#"{"CallbackCommand":"C.d""#, None),
+            (&long, None),
+            ("", None),
         ] {
-            assert_eq!(command_of(Query(query), body.as_bytes()), command, "{query} {body}");
+            assert_eq!(command_in(body.as_bytes()).as_deref(), command, "{body}");
         }
     }
 }

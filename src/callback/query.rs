@@ -67,14 +67,20 @@ impl<'a> Query<'a> {
 
 impl<'a> Pair<'a> {
     fn of(segment: &'a str) -> Self {
-        let (name, value) = segment.split_once('=').unwrap_or((segment, ""));
+        let (name, value) = cut(segment, b'=').unwrap_or((segment, ""));
         Self { name, value }
     }
 
     /// Whether this is the parameter of that name.
     #[must_use]
     pub fn is(self, name: &str) -> bool {
-        decoded(self.name).eq_ignore_ascii_case(name.as_bytes())
+        self.name().eq_ignore_ascii_case(name.as_bytes())
+    }
+
+    /// The decoded name.
+    #[must_use]
+    pub fn name(self) -> Cow<'a, [u8]> {
+        decoded(self.name)
     }
 
     /// The decoded value.
@@ -85,7 +91,19 @@ impl<'a> Pair<'a> {
 }
 
 fn segments(query: &str) -> impl Iterator<Item = &str> {
-    query.split('&').filter(|segment| !segment.is_empty())
+    let mut rest = Some(query);
+    std::iter::from_fn(move || {
+        let Some((segment, after)) = cut(rest?, b'&') else { return rest.take() };
+        rest = Some(after);
+        Some(segment)
+    })
+    .filter(|segment| !segment.is_empty())
+}
+
+/// What stands before and after the first such ASCII character.
+fn cut(text: &str, ascii: u8) -> Option<(&str, &str)> {
+    let at = memchr::memchr(ascii, text.as_bytes())?;
+    Some((text.get(..at)?, text.get(at + 1..)?))
 }
 
 fn decoded(text: &str) -> Cow<'_, [u8]> {

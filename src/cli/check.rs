@@ -2,10 +2,11 @@
 
 use std::fmt::Write;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::json;
 
-use super::{Exit, Failure, Global, counted, print};
+use super::format::{self, Format};
+use super::{Exit, Failure, Global, counted, known, print};
 use crate::config::{self, Problem, Warning};
 
 /// Read the configuration and print every problem with its dotted key; exit code 78 if there is one.
@@ -18,47 +19,35 @@ pub(super) struct Check {
     format: Format,
 }
 
-/// The form of the output.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Format {
-    /// One line each.
-    Text,
-    /// One JSON object.
-    Json,
-}
-
 impl Check {
     pub(super) fn run(self, global: &Global) -> Result<(), Failure> {
         let (problems, warnings, failure) = match global.load_for_serve() {
-            Ok(config) => (Vec::new(), config::warnings(&config), None),
+            Ok(config) => (Vec::new(), config::warnings(&config, &known()), None),
             Err(problems) => {
                 let failure = Failure::new(Exit::Configuration, counted(&problems));
                 (problems.iter().cloned().collect(), Vec::new(), Some(failure))
             }
         };
-        print(&self.format.write(&problems, &warnings))?;
+        print(&match self.format {
+            Format::Text => text(&problems, &warnings),
+            Format::Json => format::json(&json!({ "problems": problems, "warnings": warnings }))?,
+        })?;
         failure.map_or(Ok(()), Err)
     }
 }
 
-impl Format {
-    fn write(self, problems: &[Problem], warnings: &[Warning]) -> String {
-        match self {
-            Self::Json => format!("{:#}\n", json!({ "problems": problems, "warnings": warnings })),
-            Self::Text => {
-                let mut text = String::new();
-                // Writing to a String cannot fail.
-                for problem in problems {
-                    let _ = writeln!(text, "{problem}");
-                }
-                for warning in warnings {
-                    let _ = writeln!(text, "warning: {warning}");
-                }
-                if problems.is_empty() {
-                    text.push_str("no problems\n");
-                }
-                text
-            }
-        }
+/// One line each.
+fn text(problems: &[Problem], warnings: &[Warning]) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    for problem in problems {
+        let _ = writeln!(text, "{problem}");
     }
+    for warning in warnings {
+        let _ = writeln!(text, "warning: {warning}");
+    }
+    if problems.is_empty() {
+        text.push_str("no problems\n");
+    }
+    text
 }

@@ -9,10 +9,11 @@ use std::thread;
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
+use super::format::Format;
 use super::{Exit, Failure, Global, serve};
 use crate::app::{Addresses, Purpose};
 use crate::config::{Config, Level, Period, Size};
@@ -29,6 +30,30 @@ const SEGMENTS: u64 = 8;
 /// How soon the printer notices the end.
 const PRINTER_TICK: Duration = Duration::from_millis(100);
 
+/// The most that is shown of what an event says.
+const DATA_CHARS_MAX: usize = 500;
+
+/// One line about an event; what is empty is left out.
+struct Line<'a> {
+    topic: &'a str,
+    /// Why it is one, if it is.
+    dead_letter: &'a str,
+    key: &'a str,
+    data: &'a str,
+    id: &'a str,
+    place: &'a str,
+}
+
+/// What the parts of the lines are.
+const LEGEND: Line<'_> = Line {
+    topic: "topic",
+    dead_letter: "(of a dead letter: why)",
+    key: "key",
+    data: "data, or a dead letter's body",
+    id: "event id",
+    place: "[partition@offset]",
+};
+
 /// Run the bridge with nothing to set up: an embedded in-memory Kafka, a fresh journal in a temporary folder, any app id accepted.
 ///
 /// Every published event is printed. Ctrl-C ends it at once, and everything is gone.
@@ -40,18 +65,9 @@ pub(super) struct Dev {
     /// Where probes and metrics are served.
     #[arg(long, value_name = "ADDRESS", default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, 9090)))]
     admin_listen: SocketAddr,
-    /// The form of the output: for eyes, or one JSON object a line.
+    /// The form of the output: for people, coloured on a terminal, or one JSON object a line.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
-}
-
-/// The form of the output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// Compact, coloured on a terminal.
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 impl Dev {
@@ -140,7 +156,8 @@ impl Printer {
                 let _ = writeln!(text, "{strong}admin{end}      http://{admin}/readyz  /livez  /metrics");
                 let _ = writeln!(text, "{strong}kafka{end}      {bootstrap_servers}    kcat -b {bootstrap_servers} -C -t chat.group-full");
                 let _ = writeln!(text, "\n{strong}try{end}\n{curl}\n");
-                let _ = write!(text, "Published events follow. Ctrl-C ends it; nothing is kept.");
+                let _ = writeln!(text, "Published events follow, a line each; Ctrl-C ends it, and nothing is kept.");
+                let _ = write!(text, "{}", self.line(&LEGEND));
                 text
             }
         }
@@ -150,24 +167,34 @@ impl Printer {
         match self.format {
             Format::Json => as_json(published),
             Format::Text => {
-                let (topic, key, faint) = (
-                    self.style(AnsiColor::Cyan.on_default().bold()),
-                    self.style(AnsiColor::Yellow.on_default()),
-                    self.style(Style::new().dimmed()),
-                );
-                let end = self.reset();
-                let group = published.key.as_deref().map(String::from_utf8_lossy).unwrap_or_default();
-                let id = header(published, "ce_id").unwrap_or_default();
-                let why = header(published, "dl_reason").map(|reason| format!(" {reason}")).unwrap_or_default();
-                format!(
-                    "{topic}{}{end}{why} {key}{group}{end} {} {faint}{id} [{}@{}]{end}",
-                    published.topic,
-                    data(&published.value),
-                    published.partition,
-                    published.offset
-                )
+                let text = |bytes: &[u8]| plain(&String::from_utf8_lossy(bytes));
+                let why: Vec<String> = ["dl_reason", "dl_detail"].iter().filter_map(|name| header(published, name)).collect();
+                let dead_letter = if why.is_empty() { String::new() } else { format!("({})", plain(&why.join(": "))) };
+                self.line(&Line {
+                    topic: &published.topic,
+                    dead_letter: &dead_letter,
+                    key: &published.key.as_deref().map(text).unwrap_or_default(),
+                    data: &data(&published.value),
+                    id: &header(published, "ce_id").unwrap_or_default(),
+                    place: &format!("[{}@{}]", published.partition, published.offset),
+                })
             }
         }
+    }
+
+    /// What there is of a line, with one space between.
+    fn line(self, line: &Line<'_>) -> String {
+        let (topic, key, faint) = (AnsiColor::Cyan.on_default().bold(), AnsiColor::Yellow.on_default(), Style::new().dimmed());
+        let parts = [
+            (topic, line.topic),
+            (AnsiColor::Red.on_default(), line.dead_letter),
+            (key, line.key),
+            (Style::new(), line.data),
+            (faint, line.id),
+            (faint, line.place),
+        ];
+        let parts = parts.into_iter().filter(|(_, part)| !part.is_empty());
+        parts.map(|(style, part)| format!("{}{part}{}", self.style(style), self.reset())).collect::<Vec<_>>().join(" ")
     }
 
     fn style(self, style: Style) -> String {
@@ -185,17 +212,30 @@ fn print_line(line: &str) -> bool {
     writeln!(out, "{line}").and_then(|()| out.flush()).is_ok()
 }
 
-/// The event's `data` where the value is a structured event, else the whole value.
+/// The event's `data` where the value is a structured event, else the whole value; not more than a few lines of a terminal.
 fn data(value: &[u8]) -> String {
     #[derive(serde::Deserialize)]
     struct Structured<'a> {
         #[serde(borrow)]
         data: &'a RawValue,
     }
-    match serde_json::from_slice::<Structured<'_>>(value) {
-        Ok(event) => event.data.get().to_owned(),
-        Err(_) => String::from_utf8_lossy(value).escape_debug().to_string(),
+    let text = match serde_json::from_slice::<Structured<'_>>(value) {
+        Ok(event) => event.data.get().into(),
+        Err(_) => String::from_utf8_lossy(value),
+    };
+    match text.char_indices().nth(DATA_CHARS_MAX) {
+        Some((end, _)) => format!("{}… ({} bytes)", plain(text.get(..end).unwrap_or_default()), text.len()),
+        None => plain(&text),
     }
+}
+
+/// The text with what would move a terminal's cursor written out.
+fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() { plain.extend(character.escape_default()) } else { plain.push(character) }
+    }
+    plain
 }
 
 fn header(published: &Published, name: &str) -> Option<String> {
@@ -235,7 +275,28 @@ mod tests {
         let line = printer.event(&published(r#"{"specversion":"1.0","data":{"group_id":"@TGS#1"}}"#));
         assert_eq!(line, r#"chat.group-full @TGS#1 {"group_id":"@TGS#1"} 5f0c [2@7]"#);
         let line = printer.event(&published("not\njson\u{1b}"));
-        assert!(!line.contains('\n') && !line.contains('\u{1b}'), "{line}");
+        assert_eq!(line, "chat.group-full @TGS#1 not\\njson\\u{1b} 5f0c [2@7]");
+        let keyless = Published { key: None, headers: Vec::new(), ..published("{}") };
+        assert_eq!(printer.event(&keyless), "chat.group-full {} [2@7]");
+        assert_eq!(printer.line(&LEGEND), "topic (of a dead letter: why) key data, or a dead letter's body event id [partition@offset]");
+    }
+
+    #[test]
+    fn a_dead_letter_says_why_and_shows_its_body_as_it_is() {
+        let printer = Printer { format: Format::Text, coloured: false };
+        let mut letter = published(r#"{"GroupId":"a\"b"}"#);
+        letter.headers.extend([("dl_reason".to_owned(), b"wrong_shape".to_vec()), ("dl_detail".to_owned(), b"no\nGroupId".to_vec())]);
+        assert_eq!(printer.event(&letter), r#"chat.group-full (wrong_shape: no\nGroupId) @TGS#1 {"GroupId":"a\"b"} 5f0c [2@7]"#);
+    }
+
+    #[test]
+    fn a_long_body_is_cut_for_people_and_whole_for_programs() {
+        let long = format!(r#"{{"data":"{}"}}"#, "群".repeat(DATA_CHARS_MAX));
+        let text = Printer { format: Format::Text, coloured: false }.event(&published(&long));
+        assert!(text.contains("群… (1502 bytes) 5f0c"), "{text}");
+        assert!(text.chars().count() < DATA_CHARS_MAX + 80, "{text}");
+        let json: Value = serde_json::from_str(&Printer { format: Format::Json, coloured: false }.event(&published(&long))).unwrap();
+        assert_eq!(json["value"]["data"].as_str().unwrap().chars().count(), DATA_CHARS_MAX);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{Exit, Failure, Global};
+use super::{Exit, Failure, Global, known};
 use crate::app::{self, Addresses, Purpose, Remedy};
 use crate::config::{self, Config};
 use crate::log;
@@ -18,7 +18,7 @@ impl Serve {
         let Self {} = self;
         let config = global.load_for_serve().map_err(|problems| Failure::configuration(&problems))?;
         log::start(&config.log).map_err(|error| Failure::caused(Exit::Internal, &error))?;
-        for warning in config::warnings(&config) {
+        for warning in config::warnings(&config, &known()) {
             tracing::warn!(key = %warning.key, "{}", warning.message);
         }
         run(config, Purpose::Serve, |_| {})

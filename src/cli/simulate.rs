@@ -1,20 +1,20 @@
 //! `simulate`: callbacks as load, and the proof that all arrived.
 
 use std::collections::BTreeMap;
-use std::fmt::{Display, Write};
+use std::fmt::Write;
 use std::io::{self, IsTerminal};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use super::format::Format;
 use super::{Exit, Failure, print};
 use crate::simulate::command::Mix;
 use crate::simulate::load::{self, Ended, Extent, Live, OnBreak, Pace, Shape, Stop, Summary, Target, Token};
@@ -37,7 +37,8 @@ pub(super) enum Simulate {
 /// Send callbacks as Chat would, and count the answers.
 ///
 /// Each connection sends one callback at a time, and all of its own groups. With --rate they are sent by schedule, and latencies count from the moment at which a
-/// callback was due; without it, the next one is sent once the last is answered. Exit code 0, or 74 where a connection broke and --continue-on-error is not given.
+/// callback was due; without it, the next one is sent once the last is answered. Exit code 0; 69 where not one callback was acknowledged; 74 where a connection broke and
+/// --continue-on-error is not given. Some refusals among acknowledgements are a result, and counted in the summary.
 #[derive(Debug, Args)]
 pub(super) struct Load {
     /// Where to: the URL as it would be entered in Chat's console.
@@ -134,15 +135,6 @@ struct TopicArgs {
     properties: Vec<(String, String)>,
 }
 
-/// The form of the output.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Format {
-    /// For people.
-    Text,
-    /// One JSON object.
-    Json,
-}
-
 impl Simulate {
     pub(super) fn run(self) -> Result<(), Failure> {
         match self {
@@ -160,10 +152,7 @@ impl Load {
         let runtime = runtime.map_err(|error| Failure::new(Exit::Internal, format!("failed to start an event loop: {error}")))?;
         let summary = runtime.block_on(attend(config))?;
         print(&format.write(&summary)?)?;
-        match summary.ended {
-            Ended::Complete | Ended::Stopped => Ok(()),
-            Ended::Broken(why) => Err(Failure::new(Exit::Io, format!("the load ended early: {why}"))),
-        }
+        verdict(&summary)
     }
 
     fn config(self) -> Result<load::Config, Failure> {
@@ -198,6 +187,23 @@ impl Load {
             log: self.log,
             offsets,
         })
+    }
+}
+
+/// Whether a script that goes on after a load may take it for one.
+fn verdict(summary: &Summary) -> Result<(), Failure> {
+    let Summary { sent, acknowledged, ended, .. } = summary;
+    let early = match ended {
+        Ended::Complete | Ended::Stopped => None,
+        Ended::Broken(why) => Some(format!("the load ended early: {why}")),
+    };
+    match (acknowledged, early) {
+        (0, early) => {
+            let early = early.map(|early| format!("; {early}")).unwrap_or_default();
+            Err(Failure::new(Exit::Unavailable, format!("none of the {sent} callbacks that were sent was acknowledged{early}")))
+        }
+        (_, Some(early)) => Err(Failure::new(Exit::Io, early)),
+        (_, None) => Ok(()),
     }
 }
 
@@ -308,18 +314,6 @@ impl TopicArgs {
     }
 }
 
-impl Format {
-    fn write(self, what: &(impl Display + Serialize)) -> Result<String, Failure> {
-        match self {
-            Self::Text => Ok(format!("{what}\n")),
-            Self::Json => match serde_json::to_string_pretty(what) {
-                Ok(text) => Ok(format!("{text}\n")),
-                Err(error) => Err(Failure::new(Exit::Internal, format!("failed to write JSON: {error}"))),
-            },
-        }
-    }
-}
-
 const fn exit_of_topics(error: &topics::Error) -> Exit {
     match error {
         topics::Error::Settings(_) | topics::Error::UnknownKind(_) => Exit::Usage,
@@ -410,6 +404,55 @@ mod tests {
             let error = parse(line).unwrap_err();
             assert!(error.contains(says), "{line}: {error}");
         }
+    }
+
+    fn summary(sent: u64, acknowledged: u64, ended: Ended) -> Summary {
+        Summary {
+            run: Uuid::nil(),
+            seed: 0,
+            ended,
+            seconds: 1.0,
+            sent,
+            acknowledged,
+            acknowledged_otherwise: 0,
+            refused: BTreeMap::from([(503, sent - acknowledged)]),
+            unknown: 0,
+            unsent: 0,
+            broken: 0,
+            reopened: 0,
+            connect_failures: 0,
+            acknowledged_per_second: 0.0,
+            latency_seconds: None,
+            service_seconds: None,
+        }
+    }
+
+    #[test]
+    fn a_load_of_which_nothing_was_acknowledged_is_a_failure_and_some_refusals_are_a_result() {
+        let broken = || Ended::Broken("connection reset".to_owned());
+        for (sent, acknowledged, ended, exit) in [
+            (5, 5, Ended::Complete, None),
+            (5, 1, Ended::Complete, None),
+            (5, 1, Ended::Stopped, None),
+            (5, 0, Ended::Complete, Some(Exit::Unavailable)),
+            (0, 0, Ended::Stopped, Some(Exit::Unavailable)),
+            (0, 0, broken(), Some(Exit::Unavailable)),
+            (5, 1, broken(), Some(Exit::Io)),
+        ] {
+            let failure = verdict(&summary(sent, acknowledged, ended)).err();
+            assert_eq!(failure.as_ref().map(Failure::exit), exit, "{failure:?}");
+        }
+        let failure = verdict(&summary(3, 0, broken())).unwrap_err().to_string();
+        assert_eq!(failure, "none of the 3 callbacks that were sent was acknowledged; the load ended early: connection reset");
+    }
+
+    #[test]
+    fn what_was_not_measured_is_a_dash_and_null() {
+        let summary = summary(1, 0, Ended::Complete);
+        let text = Format::Text.write(&summary).unwrap();
+        assert!(text.contains("\nlatency       -\nservice time  -\n"), "{text}");
+        let json: serde_json::Value = serde_json::from_str(&Format::Json.write(&summary).unwrap()).unwrap();
+        assert!(json["latency_seconds"].is_null() && json["service_seconds"].is_null(), "{json}");
     }
 
     #[test]

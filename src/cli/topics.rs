@@ -3,9 +3,10 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use super::format::{self, Format};
 use super::{Exit, Failure, Global, print};
 use crate::kafka::topics::{self, Admin, Found, MorePartitions, Outcome, Plan, Step, TopicPlan};
 use crate::kafka::{Error, Settings};
@@ -47,15 +48,6 @@ struct Common {
     format: Format,
 }
 
-/// The form of the output.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Format {
-    /// A line a topic, and one for each difference.
-    Text,
-    /// One JSON object.
-    Json,
-}
-
 impl Topics {
     pub(super) fn run(self, global: &Global) -> Result<(), Failure> {
         let common = match &self {
@@ -69,12 +61,18 @@ impl Topics {
         let admin = Admin::new(&settings, common.timeout).map_err(|error| failure(&error))?;
         let plan = topics::plan(&admin, &wanted).map_err(|error| failure(&error))?;
         match &self {
-            Self::Plan(_) => print(&common.format.plan(&plan)),
+            Self::Plan(_) => print(&match common.format {
+                Format::Text => plan_text(&plan),
+                Format::Json => format::json(&plan)?,
+            }),
             Self::Apply(Apply { yes, .. }) => {
                 let more = if *yes { MorePartitions::Allow } else { MorePartitions::Refuse };
                 let mut applied = Applied::default();
                 topics::apply(&admin, &plan, more, |topic, step, outcome| applied.add(topic, step, outcome));
-                print(&common.format.applied(&plan, &applied))?;
+                print(&match common.format {
+                    Format::Text => applied_text(&plan, &applied),
+                    Format::Json => format::json(&applied_json(&plan, &applied))?,
+                })?;
                 applied.verdict(&plan)
             }
         }
@@ -150,51 +148,41 @@ impl Done {
     }
 }
 
-impl Format {
-    fn plan(self, plan: &Plan) -> String {
-        match self {
-            Self::Json => format!("{:#}\n", json!(plan)),
-            Self::Text => {
-                let mut text = text(plan, |topic, text| {
-                    // Writing to a String cannot fail.
-                    for step in &topic.steps {
-                        let _ = writeln!(text, "  {step}");
-                    }
-                });
-                let changes = plan.topics.iter().filter(|topic| !topic.steps.is_empty()).count();
-                let end = if changes == 0 {
-                    "nothing to do".to_owned()
-                } else {
-                    format!("{} to change, by `topics apply`", counted(changes, "topic"))
-                };
-                let _ = writeln!(text, "{end}");
-                text
-            }
+/// What is to be done: a line a topic, and one for each difference.
+fn plan_text(plan: &Plan) -> String {
+    let mut text = text(plan, |topic, text| {
+        // Writing to a String cannot fail.
+        for step in &topic.steps {
+            let _ = writeln!(text, "  {step}");
         }
-    }
+    });
+    let changes = plan.topics.iter().filter(|topic| !topic.steps.is_empty()).count();
+    let end = if changes == 0 { "nothing to do".to_owned() } else { format!("{} to change, by `topics apply`", counted(changes, "topic")) };
+    let _ = writeln!(text, "{end}");
+    text
+}
 
-    fn applied(self, plan: &Plan, applied: &Applied) -> String {
-        match self {
-            Self::Json => {
-                let step = |done: &Done| json!({ "step": done.step, "outcome": done.word(), "error": done.error() });
-                let topic = |topic: &TopicPlan| {
-                    let steps: Vec<Value> = applied.of(topic).map(step).collect();
-                    json!({ "topic": topic.topic, "found": topic.found, "steps": steps, "notes": topic.notes })
-                };
-                let topics: Vec<Value> = plan.topics.iter().map(topic).collect();
-                format!("{:#}\n", json!({ "topics": topics }))
-            }
-            Self::Text => text(plan, |topic, text| {
-                for done in applied.of(topic) {
-                    let _ = write!(text, "  {}: {}", done.word(), done.step);
-                    let _ = match done.error() {
-                        Some(error) => writeln!(text, ": {error}"),
-                        None => writeln!(text),
-                    };
-                }
-            }),
+/// What was done: a line a topic, and one for each step.
+fn applied_text(plan: &Plan, applied: &Applied) -> String {
+    text(plan, |topic, text| {
+        for done in applied.of(topic) {
+            let _ = write!(text, "  {}: {}", done.word(), done.step);
+            let _ = match done.error() {
+                Some(error) => writeln!(text, ": {error}"),
+                None => writeln!(text),
+            };
         }
-    }
+    })
+}
+
+fn applied_json(plan: &Plan, applied: &Applied) -> Value {
+    let step = |done: &Done| json!({ "step": done.step, "outcome": done.word(), "error": done.error() });
+    let topic = |topic: &TopicPlan| {
+        let steps: Vec<Value> = applied.of(topic).map(step).collect();
+        json!({ "topic": topic.topic, "found": topic.found, "steps": steps, "notes": topic.notes })
+    };
+    let topics: Vec<Value> = plan.topics.iter().map(topic).collect();
+    json!({ "topics": topics })
 }
 
 /// A line a topic, what `steps` writes of it, and its notes.
@@ -271,23 +259,23 @@ mod tests {
                         chat.longer  exists\n  set: max.message.bytes=9437184 (now 1048588)\n  \
                         add partitions: from 3 to 6; keys move to other partitions, so only with --yes\n  note: has 1 copies, not 3\n\
                         chat.x       exists\n2 topics to change, by `topics apply`\n";
-        assert_eq!(Format::Text.plan(&plan()), expected);
-        assert_eq!(Format::Text.plan(&Plan { topics: Vec::new() }), "nothing to do\n");
+        assert_eq!(plan_text(&plan()), expected);
+        assert_eq!(plan_text(&Plan { topics: Vec::new() }), "nothing to do\n");
     }
 
     #[test]
     fn what_was_applied_reads_as_text_and_json() {
         let applied = applied([Outcome::Done, unreachable(), Outcome::Held]);
-        let text = Format::Text.applied(&plan(), &applied);
+        let text = applied_text(&plan(), &applied);
         assert!(text.contains("\n  done: create: partitions=6, "), "{text}");
         assert!(text.contains("\n  failed: set: max.message.bytes=9437184 (now 1048588): reach Kafka: no answer\n"), "{text}");
         assert!(text.contains("\n  held: add partitions"), "{text}");
-        let json: Value = serde_json::from_str(&Format::Json.applied(&plan(), &applied)).unwrap();
+        let json = applied_json(&plan(), &applied);
         let outcome = |topic: usize, step: usize| json["topics"][topic]["steps"][step]["outcome"].clone();
         assert_eq!([outcome(0, 0), outcome(1, 0), outcome(1, 1)], ["done", "failed", "held"].map(|word| json!(word)));
         assert_eq!(json["topics"][1]["steps"][0]["error"], "reach Kafka: no answer");
         assert_eq!(json["topics"][0]["steps"][0]["step"]["do"], "create");
-        assert_eq!(serde_json::from_str::<Value>(&Format::Json.plan(&plan())).unwrap()["topics"][2]["found"], "exists");
+        assert_eq!(json!(plan())["topics"][2]["found"], "exists");
     }
 
     #[test]

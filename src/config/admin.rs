@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use super::network;
 use super::units::Period;
 
 /// The operator's side: probes and metrics, on a port of their own.
@@ -11,6 +12,7 @@ use super::units::Period;
 #[serde(deny_unknown_fields, default)]
 pub struct Admin {
     /// Where `/livez`, `/readyz` and `/metrics` are served.
+    #[serde(deserialize_with = "network::address")]
     pub listen: SocketAddr,
     /// Connections open at once; a further one is closed at once. Probes and scrapes need few.
     pub connections_max: u32,

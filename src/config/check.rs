@@ -2,16 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use super::key::Key;
-use super::{App, Config, Http, Journal, Kafka, Period, Shutdown, Size, Topics, properties};
+use super::topics::TOPICS_MAX;
+use super::{App, Config, Http, Journal, Kafka, KnownCommand, Period, Shutdown, Size, Topics, properties};
 
 /// Chat waits this long for an answer, and then takes the callback for undelivered.
 const CHAT_WAITS: Duration = Duration::from_secs(2);
+/// Beyond, answers would wait noticeably, for no sync that is worth saving.
+const SYNC_INTERVAL_MIN_MAX: Period = Period::from_millis(100);
 
 /// The longest period: more is a slip of the pen, and deadlines so far ahead cannot be counted.
 const PERIOD_MAX: Duration = Duration::from_hours(365 * 24);
@@ -27,6 +30,9 @@ const SEGMENTS_MIN: u64 = 4;
 
 /// The smallest head of a request that hyper can be told to hold.
 const HEADER_MIN: Size = Size::from_kib(8);
+
+/// The smallest limit of a body: Chat's shortest callbacks have a hundred bytes, and ids that are long make some hundred more. Less refuses them all.
+const BODY_MIN: Size = Size::from_kib(1);
 
 /// The bounds of librdkafka's `message.max.bytes`.
 const MESSAGE_MIN: Size = Size::from_bytes(1_000);
@@ -48,13 +54,8 @@ const SECRET_MAX_BYTES: u64 = 1 << 20;
 pub(super) struct Finding {
     pub(super) keys: Vec<Key>,
     pub(super) message: String,
-}
-
-impl Finding {
-    /// The setting to change.
-    pub(super) fn key(&self) -> Key {
-        self.keys.first().cloned().unwrap_or_default()
-    }
+    /// What is wrong with the first setting whatever the others are, where they are not known.
+    pub(super) alone: Option<String>,
 }
 
 /// The faults found so far.
@@ -67,12 +68,12 @@ impl Findings {
     }
 
     fn add_between(&mut self, keys: impl Into<Vec<Key>>, message: impl Into<String>) {
-        self.0.push(Finding { keys: keys.into(), message: message.into() });
+        self.0.push(Finding { keys: keys.into(), message: message.into(), alone: None });
     }
 }
 
 /// What can be said of the settings alone, without a look at the files that they name.
-pub(super) fn settings(config: &Config) -> Findings {
+pub(super) fn settings(config: &Config, known: &[KnownCommand<'_>]) -> Findings {
     let Config { http, admin, apps, journal, kafka, topics, events: _, answers, shutdown, log: _ } = config;
     let mut found = Findings::default();
     check_http(http, &mut found);
@@ -88,7 +89,7 @@ pub(super) fn settings(config: &Config) -> Findings {
     check_apps(apps, &mut found);
     check_journal(journal, http, &mut found);
     check_kafka(kafka, &mut found);
-    check_topics(topics, &mut found);
+    check_topics(topics, known, &mut found);
     for command in answers.keys().filter(|command| !is_before(command)) {
         let message = "only before-commands have an answer of their own (`...Before...`, `Sns.CallbackPrev...`); others are answered OK";
         found.add(Key::of("answers").name(command), message);
@@ -97,9 +98,12 @@ pub(super) fn settings(config: &Config) -> Findings {
     found
 }
 
-/// What `serve` needs beyond that: an app, and the files.
+/// What `serve` needs beyond that: an app, a folder, and the files.
 pub(super) fn serving(config: &Config) -> Findings {
     let mut found = Findings::default();
+    if let Some(fault) = no_folder(&config.journal.dir) {
+        found.add(Key::of("journal.dir"), fault);
+    }
     if config.apps.is_empty() {
         found.add(Key::of("apps"), "at least one is needed, for callbacks of any other app are refused: [[apps]] sdk_app_id = ...");
     }
@@ -132,8 +136,8 @@ fn check_http(http: &Http, found: &mut Findings) {
     if http.header_max < HEADER_MIN {
         found.add(Key::of("http.header_max"), format!("is at least {HEADER_MIN}"));
     }
-    if http.body_max.is_empty() {
-        found.add(Key::of("http.body_max"), "is at least 1B: no callback is without a body");
+    if http.body_max < BODY_MIN {
+        found.add(Key::of("http.body_max"), format!("is at least {BODY_MIN}, or callbacks of Chat are refused that are as short as any"));
     }
     if http.connections_max == 0 {
         found.add(Key::of("http.connections_max"), "is at least 1");
@@ -187,14 +191,24 @@ fn check_journal(journal: &Journal, http: &Http, found: &mut Findings) {
         );
         found.add_between([segment(), Key::of("http.header_max"), Key::of("http.body_max")], message);
     }
-    let least = journal.segment_size.bytes().saturating_mul(SEGMENTS_MIN);
-    if journal.size_max.bytes() < least {
-        let message = format!("is at least {}, which is {SEGMENTS_MIN} segments of {}", Size::from_bytes(least), journal.segment_size);
-        found.add_between([Key::of("journal.size_max"), segment()], message);
+    // A segment that is too small will have to grow, and the journal with it.
+    let grown = Size::from_bytes(journal.segment_size.bytes().max(record).max(SEGMENT_SIZE_MIN.bytes()));
+    let least = |segment: Size| segment.bytes().saturating_mul(SEGMENTS_MIN);
+    let too_little =
+        |segment: Size| format!("is at least {}, which is {SEGMENTS_MIN} segments of {segment}", Size::from_bytes(least(segment)));
+    let is_too_little = |segment: Size| journal.size_max.bytes() < least(segment);
+    if is_too_little(grown) {
+        let keys = vec![Key::of("journal.size_max"), segment(), Key::of("http.header_max"), Key::of("http.body_max")];
+        let alone = is_too_little(SEGMENT_SIZE_MIN).then(|| too_little(SEGMENT_SIZE_MIN));
+        found.0.push(Finding { keys, message: too_little(grown), alone });
     }
     check_period("journal.answer_max", journal.answer_max, found);
     if journal.answer_max.get() >= CHAT_WAITS {
         found.add(Key::of("journal.answer_max"), "must be under 2s, for Chat waits no longer for an answer");
+    }
+    if journal.sync_interval_min.get() > SYNC_INTERVAL_MIN_MAX.get() {
+        let message = format!("must be at most {SYNC_INTERVAL_MIN_MAX}, for answers wait that long");
+        found.add(Key::of("journal.sync_interval_min"), message);
     }
 }
 
@@ -227,7 +241,7 @@ fn check_kafka(kafka: &Kafka, found: &mut Findings) {
     }
 }
 
-fn check_topics(topics: &Topics, found: &mut Findings) {
+fn check_topics(topics: &Topics, known: &[KnownCommand<'_>], found: &mut Findings) {
     if topics.prefix.len() > PREFIX_MAX || !topics.prefix.chars().all(is_topic_character) {
         let message = format!(
             "must be at most {PREFIX_MAX} of the letters, digits, dots, underscores and hyphens that Kafka allows in a topic's name"
@@ -249,7 +263,12 @@ fn check_topics(topics: &Topics, found: &mut Findings) {
         let keys = [Key::of("topics.names").name(command), Key::of("topics.discard")];
         found.add_between(keys, "the command is discarded by `topics.discard`, so nothing of it reaches a topic");
     }
-    check_dead_letter(topics, found);
+    check_dead_letter(topics, known, found);
+    let count = topics.all_names(known).len();
+    if count > TOPICS_MAX {
+        let message = format!("with these there are {count} topics; the bridge tells at most {TOPICS_MAX} apart");
+        found.add(Key::of("topics.names"), message);
+    }
     if topics.max_message < MESSAGE_MIN || topics.max_message > MESSAGE_MAX {
         found.add(Key::of("topics.max_message"), format!("is {MESSAGE_MIN} to {MESSAGE_MAX}, which is what librdkafka allows"));
     }
@@ -265,11 +284,16 @@ fn check_topics(topics: &Topics, found: &mut Findings) {
 }
 
 /// The dead-letter topic takes what no other topic could, under keys that are not its own: it is shared with none, and never compacted.
-fn check_dead_letter(topics: &Topics, found: &mut Findings) {
+fn check_dead_letter(topics: &Topics, known: &[KnownCommand<'_>], found: &mut Findings) {
     let dead_letter = topics.dead_letter_name();
     let message = format!("is the dead-letter topic `{dead_letter}`; what no topic could take has one of its own");
     if topics.unrecognized_name() == dead_letter {
         found.add_between([Key::of("topics.unrecognized"), Key::of("topics.dead_letter")], message.clone());
+    }
+    let own = |command: &&KnownCommand<'_>| !topics.names.contains_key(command.name) && topics.name_of(**command) == dead_letter;
+    if let Some(command) = known.iter().find(own) {
+        let message = format!("is the topic of `{}`; what no topic could take has one of its own", command.name);
+        found.add_between([Key::of("topics.dead_letter"), Key::of("topics.prefix")], message);
     }
     for (command, _) in topics.names.iter().filter(|(_, topic)| **topic == dead_letter) {
         found.add_between([Key::of("topics.names").name(command), Key::of("topics.dead_letter")], message.clone());
@@ -318,6 +342,15 @@ fn check_period(key: &str, period: Period, found: &mut Findings) {
     }
 }
 
+/// Why there can be no folder of this name; nothing where there is one, or can be made one as far as can be seen from here.
+fn no_folder(path: &Path) -> Option<String> {
+    match fs::metadata(path) {
+        Ok(metadata) if !metadata.is_dir() => Some(format!("{} is no folder", path.display())),
+        Err(error) if error.kind() == ErrorKind::NotADirectory => Some(format!("{}: {error}", path.display())),
+        Ok(_) | Err(_) => None,
+    }
+}
+
 /// Whether the file can be read and holds something, or why not. A path that is not absolute may be a secret written in the wrong place, so it is
 /// not quoted.
 fn read_secret(path: &Path) -> Result<(), String> {
@@ -340,12 +373,15 @@ mod tests {
         App { sdk_app_id, tokens_file: None, sources: None }
     }
 
+    const KNOWN: [KnownCommand<'_>; 2] =
+        [KnownCommand { name: "Group.CallbackAfterMemberExit", kind: "member-exit" }, KnownCommand { name: "Group.Else", kind: "else" }];
+
     /// What is said of a configuration that is right but for what `change` does to it.
     fn told(change: impl FnOnce(&mut Config)) -> Vec<String> {
         let mut config = Config { apps: vec![app(1_400_000_000)], ..Config::default() };
         change(&mut config);
-        let found = settings(&config).0.into_iter().chain(serving(&config).0);
-        found.map(|finding| format!("{}: {}", finding.key(), finding.message)).collect()
+        let found = settings(&config, &KNOWN).0.into_iter().chain(serving(&config).0);
+        found.map(|finding| format!("{}: {}", finding.keys[0], finding.message)).collect()
     }
 
     #[test]
@@ -378,15 +414,18 @@ mod tests {
             ("http.idle_timeout: ", "more than 0s", |config| config.http.idle_timeout = Period::from_secs(0)),
             ("http.idle_timeout: ", "at most 365days", |config| config.http.idle_timeout = Period::from_secs(u64::MAX)),
             ("http.header_max: ", "at least 8KiB", |config| config.http.header_max = Size::from_kib(4)),
-            ("http.body_max: ", "at least 1B", |config| config.http.body_max = Size::from_bytes(0)),
+            ("http.body_max: ", "at least 1KiB", |config| config.http.body_max = Size::from_bytes(1023)),
             ("http.connections_max: ", "at least 1", |config| config.http.connections_max = 0),
             ("http.bodies_max: ", "`http.body_max` (4MiB)", |config| config.http.bodies_max = Size::from_mib(3)),
             ("journal.dir: ", "is empty", |config| config.journal.dir = "".into()),
+            ("journal.dir: ", "/dev/null is no folder", |config| config.journal.dir = "/dev/null".into()),
+            ("journal.dir: ", "/dev/null/journal: ", |config| config.journal.dir = "/dev/null/journal".into()),
             ("journal.segment_size: ", "at least 1MiB", |config| config.journal.segment_size = Size::from_kib(1023)),
             ("journal.segment_size: ", "is at least 4192KiB", |config| config.journal.segment_size = Size::from_mib(4)),
             ("journal.size_max: ", "is at least 256MiB", |config| config.journal.size_max = Size::from_mib(255)),
             ("journal.answer_max: ", "more than 0s", |config| config.journal.answer_max = Period::from_secs(0)),
             ("journal.answer_max: ", "under 2s", |config| config.journal.answer_max = Period::from_secs(2)),
+            ("journal.sync_interval_min: ", "at most 100ms", |config| config.journal.sync_interval_min = Period::from_millis(101)),
             ("kafka.bootstrap_servers: ", "host:port", |config| config.kafka.bootstrap_servers = String::new()),
             ("kafka.bootstrap_servers: ", "host:port", |config| config.kafka.bootstrap_servers = "a:1,,b:1".to_owned()),
             ("kafka.instance: ", "visible", |config| config.kafka.instance = Some(String::new())),
@@ -401,6 +440,12 @@ mod tests {
             ("topics.unrecognized: ", "no name for a topic", |config| config.topics.unrecognized = Some("..".to_owned())),
             ("topics.unrecognized: ", "dead-letter topic", |config| config.topics.unrecognized = Some("chat.dead-letter".to_owned())),
             ("topics.dead_letter: ", "no name for a topic", |config| config.topics.dead_letter = Some("x".repeat(250))),
+            ("topics.dead_letter: ", "topic of `Group.CallbackAfterMemberExit`", |config| {
+                config.topics.dead_letter = Some("chat.member-exit".to_owned());
+            }),
+            ("topics.names: ", "there are 4097 topics", |config| {
+                config.topics.names = (0..4093).map(|number| (format!("A.{number}"), format!("a.{number}"))).collect();
+            }),
             ("topics.names.\"A.B\": ", "no name for a topic", |config| {
                 config.topics.names.insert("A.B".to_owned(), String::new());
             }),
@@ -430,6 +475,24 @@ mod tests {
             assert!(told[0].starts_with(key) && told[0].contains(part), "{key} ... {part}: {told:?}");
             assert!(!told[0].contains("hunter2"));
         }
+    }
+
+    #[test]
+    fn a_segment_that_is_too_small_hides_no_journal_that_is_too_small_for_one_that_is_not() {
+        let told = told(|config| (config.journal.segment_size, config.journal.size_max) = (Size::from_kib(64), Size::from_mib(8)));
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told[0].starts_with("journal.segment_size: is at least 1MiB"), "{told:?}");
+        assert!(told[1].starts_with("journal.size_max: is at least 16768KiB, which is 4 segments of 4192KiB"), "{told:?}");
+    }
+
+    #[test]
+    fn so_many_topics_and_a_dead_letter_topic_that_a_command_has_left_are_right() {
+        let told = told(|config| {
+            config.topics.names = (0..4091).map(|number| (format!("A.{number}"), format!("a.{number}"))).collect();
+            config.topics.names.insert(KNOWN[0].name.to_owned(), "elsewhere".to_owned());
+            config.topics.dead_letter = Some("chat.member-exit".to_owned());
+        });
+        assert_eq!(told, Vec::<String>::new());
     }
 
     #[test]

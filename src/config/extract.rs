@@ -200,7 +200,7 @@ fn form(actual: &Actual) -> &'static str {
     }
 }
 
-/// The value itself. Only sizes, durations and numbers are refused for their value, none of which is a secret.
+/// The value itself. Only sizes, durations, addresses, networks and numbers are refused for their value, none of which is a secret.
 fn content(actual: &Actual) -> String {
     if let Actual::Str(text) = actual {
         format!("{text:?}")
@@ -232,7 +232,8 @@ mod tests {
             ("[http]\nbody_mx = 1", "http.body_mx: unknown key; did you mean `http.body_max`?"),
             ("[http]\nbody_max = '5 apples'", "http.body_max: expected a size with its unit, such as \"64MiB\", found \"5 apples\""),
             ("[http]\nbody_max = true", "http.body_max: expected a size with its unit, such as \"64MiB\", found a boolean"),
-            ("[http]\nlisten = 'here'", "http.listen: invalid socket address syntax"),
+            ("[http]\nlisten = 'here'", "http.listen: expected an IP address and a port, such as \"0.0.0.0:8080\", found \"here\""),
+            ("[admin]\nlisten = 9090", "admin.listen: expected an IP address and a port, such as \"0.0.0.0:8080\", found an integer"),
             ("http = 'x'", "http: expected a table, found text"),
             ("http = []", "http: expected a table, found a list"),
             ("log = ['debug']", "log: expected a table, found a list"),
@@ -251,7 +252,14 @@ mod tests {
             ("[[apps]]\ntokens_file = 'x'", "apps[0].sdk_app_id: is missing"),
             ("[[apps]]\nsdk_app_id = 'x'", "apps[0].sdk_app_id: expected a whole number, found text"),
             ("apps = [5]", "apps[0]: expected a table, found an integer"),
-            ("[http]\ntrusted_proxies = ['10.0.0.0/8', 'x']", "http.trusted_proxies[1]: invalid IP address syntax"),
+            (
+                "[http]\ntrusted_proxies = ['10.0.0.0/8', 'x']",
+                "http.trusted_proxies[1]: expected a network, such as \"203.0.113.0/24\", found \"x\"",
+            ),
+            (
+                "[[apps]]\nsdk_app_id = 1\nsources = ['10.0.0.1']",
+                "apps[0].sources[0]: expected a network, such as \"203.0.113.0/24\", found \"10.0.0.1\"",
+            ),
             ("[kafka.properties]\n'a.b' = []", "kafka.properties.\"a.b\": expected text, a number or a boolean, found a list"),
             ("[answers.'G.Before']\nerror_code = 'x'", "answers.\"G.Before\".error_code: expected a whole number, found text"),
             ("[answers]\n'G.Before' = {}", "answers.\"G.Before\".error_code: is missing"),

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::network;
 use super::units::{Period, Size};
 
 /// The public side: where callbacks arrive, and what bounds them.
@@ -12,6 +13,7 @@ use super::units::{Period, Size};
 #[serde(deny_unknown_fields, default)]
 pub struct Http {
     /// Where callbacks are received.
+    #[serde(deserialize_with = "network::address")]
     pub listen: SocketAddr,
     /// The largest body. The bodies of a disbanded group of 6,000 members come to some 400 KB; 4 MiB leaves room for ten times that.
     pub body_max: Size,
@@ -28,6 +30,7 @@ pub struct Http {
     /// Bytes of bodies in hand at once; beyond it 503. It bounds memory, with a share for each of the largest senders.
     pub bodies_max: Size,
     /// Networks whose `X-Forwarded-For` is believed: the sender is its rightmost address outside of them.
+    #[serde(deserialize_with = "network::list")]
     pub trusted_proxies: Vec<IpNet>,
 }
 

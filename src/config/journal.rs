@@ -20,6 +20,10 @@ pub struct Journal {
     pub free_space_min: Size,
     /// A callback that the writer has not taken by then is withdrawn and answered 503. Chat gives up after 2 s; the rest is the network's.
     pub answer_max: Period,
+    /// Least time from the beginning of one sync to the beginning of the next. What arrives meanwhile shares the next one; a callback that finds the
+    /// disk at rest is synced at once. A millisecond nobody notices, and it keeps a busy bridge under 1,000 syncs a second: cloud volumes are sold by
+    /// the operation, and a sync costs as much processor time as several callbacks. `0s`: one sync follows the other.
+    pub sync_interval_min: Period,
 }
 
 impl Default for Journal {
@@ -30,6 +34,7 @@ impl Default for Journal {
             segment_size: Size::from_mib(64),
             free_space_min: Size::from_mib(256),
             answer_max: Period::from_millis(1_500),
+            sync_interval_min: Period::from_millis(1),
         }
     }
 }

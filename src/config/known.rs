@@ -12,6 +12,9 @@ const NO_NAME: &str = "\u{0}";
 /// How alike two names must be for the one to be offered for the other.
 const ALIKE_MIN: f64 = 0.7;
 
+/// The letters in which a misspelt command may differ.
+const SLIPS_MAX: usize = 2;
+
 /// How long a name must be for a key that begins or ends with it to be offered.
 const PART_MIN: usize = 4;
 
@@ -62,6 +65,12 @@ pub(super) fn nearest_of<'a>(name: &str, expected: &[&'a str]) -> Option<&'a str
     let lower = name.to_lowercase();
     let alike = expected.iter().map(|one| (strsim::normalized_damerau_levenshtein(&lower, one), *one));
     alike.filter(|(alike, _)| *alike >= ALIKE_MIN).max_by(|(one, _), (other, _)| one.total_cmp(other)).map(|(_, one)| one)
+}
+
+/// Whether `name` is probably a slip of the pen for `meant`: the names of Chat's commands are alike, but never by so few letters.
+pub(super) fn is_slip(name: &str, meant: &str) -> bool {
+    let (name, meant) = (name.to_lowercase(), meant.to_lowercase());
+    strsim::damerau_levenshtein(&name, &meant) <= SLIPS_MAX || meant.split_once('.').is_some_and(|(_, rest)| rest == name)
 }
 
 #[cfg(test)]

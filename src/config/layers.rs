@@ -72,6 +72,11 @@ struct File {
 impl File {
     /// Reads the file, without what a variable sets whole.
     fn read(path: &Path, variables: &[Variable]) -> Result<Self, Problem> {
+        if path.as_os_str().is_empty() {
+            let message =
+                format!("the name of the configuration file is empty; it comes from `--config` or the variable {}", variables::FILE);
+            return Err(Problem { key: String::new(), message, origin: None });
+        }
         let name = format!("file {}", path.display());
         let problem = |message: String| Problem { key: String::new(), message, origin: Some(name.clone()) };
         let text = std::fs::read_to_string(path).map_err(|error| problem(format!("failed to read the configuration: {error}")))?;

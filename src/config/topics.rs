@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::units::Size;
 
+/// So many topics there may be at most: the forwarder has 12 bits to say which one a delivery report is about.
+pub const TOPICS_MAX: usize = 1 << 12;
+
 /// The topics' names, and the settings of those that we create.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -35,7 +38,27 @@ pub struct Topics {
     pub config: BTreeMap<String, BTreeMap<String, Setting>>,
 }
 
+/// A command that the bridge knows by itself. The settings of topics are judged with these in mind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KnownCommand<'a> {
+    /// Chat's name of it.
+    pub name: &'a str,
+    /// What the name of its topic ends with, unless it is named outright.
+    pub kind: &'a str,
+}
+
 impl Topics {
+    /// The topic of a command that the bridge knows.
+    pub(super) fn name_of(&self, command: KnownCommand<'_>) -> String {
+        self.names.get(command.name).cloned().unwrap_or_else(|| format!("{}{}", self.prefix, command.kind))
+    }
+
+    /// Every topic that there is by these settings.
+    pub(super) fn all_names(&self, known: &[KnownCommand<'_>]) -> BTreeSet<String> {
+        let own = known.iter().map(|command| self.name_of(*command));
+        own.chain(self.names.values().cloned()).chain([self.unrecognized_name(), self.dead_letter_name()]).collect()
+    }
+
     /// The topic of commands that have none of their own.
     #[must_use]
     pub fn unrecognized_name(&self) -> String {

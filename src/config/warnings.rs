@@ -3,19 +3,23 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::key::Key;
 use super::problem::Warning;
-use super::{Config, Size};
+use super::{Config, KnownCommand, Size, Topics, known as names};
 
 /// What the operator should know of the settings in force. Looks at the file system of `journal.dir`.
 #[must_use]
-pub fn warnings(config: &Config) -> Vec<Warning> {
+pub fn warnings(config: &Config, known: &[KnownCommand<'_>]) -> Vec<Warning> {
     let mut warnings = Vec::new();
     let mut warn = |key: &str, message: String| warnings.push(Warning { key: key.to_owned(), message });
     if let Some(fault) = file_system(&config.journal.dir).and_then(fault) {
         warn("journal.dir", format!("{} is on {fault}", config.journal.dir.display()));
     }
-    for message in metric_names(config) {
+    for message in metric_names(&config.topics, known) {
         warn("topics", message);
+    }
+    for (key, message) in misspelt(&config.topics, known).into_iter().chain(shared(&config.topics, known)) {
+        warn(&key, message);
     }
     let needed = Size::from_bytes(config.http.body_max.bytes().saturating_mul(2).saturating_add(Size::from_mib(1).bytes()));
     if config.topics.max_message < needed {
@@ -35,22 +39,48 @@ pub fn warnings(config: &Config) -> Vec<Warning> {
 }
 
 /// Kafka writes `_` for `.` in its metrics' names, and refuses to create a topic whose name then equals another's.
-fn metric_names(config: &Config) -> Vec<String> {
-    let mut names = vec![config.topics.unrecognized_name(), config.topics.dead_letter_name()];
-    names.extend(config.topics.names.values().cloned());
-    names.sort();
-    names.dedup();
+fn metric_names(topics: &Topics, known: &[KnownCommand<'_>]) -> Vec<String> {
+    let mixes = |name: &str| name.contains('.') && name.contains('_');
     let mut messages = Vec::new();
+    let why = "mixes `.` and `_`, which are one character in the names of Kafka's metrics";
+    if mixes(&topics.prefix) {
+        messages.push(format!("the prefix `{}` {why}", topics.prefix));
+    }
     let mut seen: BTreeMap<String, String> = BTreeMap::new();
-    for name in names {
-        if name.contains('.') && name.contains('_') {
-            messages.push(format!("the name `{name}` mixes `.` and `_`, which are one character in the names of Kafka's metrics"));
+    for name in topics.all_names(known) {
+        if mixes(&name) && !(mixes(&topics.prefix) && name.starts_with(&topics.prefix)) {
+            messages.push(format!("the name `{name}` {why}"));
         }
         if let Some(other) = seen.insert(name.replace('.', "_"), name.clone()) {
             messages.push(format!("Kafka will not have both topics `{other}` and `{name}`: in the names of its metrics they are one"));
         }
     }
     messages
+}
+
+/// Names of commands that are almost those of known ones, and settings of topics that there are not. Both do nothing, silently.
+fn misspelt(topics: &Topics, known: &[KnownCommand<'_>]) -> Vec<(String, String)> {
+    let is_known = |name: &str| known.iter().any(|command| command.name == name);
+    let commands = topics.discard.iter().map(|name| (Key::of("topics.discard"), name));
+    let commands = commands.chain(topics.names.keys().map(|name| (Key::of("topics.names").name(name), name)));
+    let near = commands.filter(|(_, name)| !is_known(name)).filter_map(|(key, name)| {
+        let near = known.iter().find(|command| names::is_slip(name, command.name))?;
+        Some((key.to_string(), format!("the bridge knows no command `{name}`; did you mean `{}`?", near.name)))
+    });
+    let all = topics.all_names(known);
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    let unused = topics.config.keys().filter(|name| !all.contains(&name.as_str())).map(|name| {
+        let meant = names::nearest_of(name, &all).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+        (Key::of("topics.config").name(name).to_string(), format!("there is no such topic by these settings{meant}"))
+    });
+    near.chain(unused).collect()
+}
+
+/// The topic of unrecognized commands that a known one has too: its consumers would read what they do not expect.
+fn shared(topics: &Topics, known: &[KnownCommand<'_>]) -> Option<(String, String)> {
+    let name = topics.unrecognized_name();
+    let command = known.iter().find(|command| topics.name_of(**command) == name)?;
+    Some(("topics.unrecognized".to_owned(), format!("`{name}` is the topic of `{}` too", command.name)))
 }
 
 /// The magic number of the file system that holds `dir`, or would hold it.
@@ -83,6 +113,56 @@ fn fault(magic: i64) -> Option<&'static str> {
 mod tests {
     use super::*;
 
+    const KNOWN: [KnownCommand<'_>; 2] = [
+        KnownCommand { name: "Group.CallbackAfterMemberExit", kind: "member-exit" },
+        KnownCommand { name: "Group.CallbackAfterGroupFull", kind: "group-full" },
+    ];
+
+    /// What is said of these topics by their keys.
+    fn told(change: impl FnOnce(&mut Topics)) -> Vec<String> {
+        let mut config = Config::default();
+        config.journal.dir = "/".into();
+        change(&mut config.topics);
+        warnings(&config, &KNOWN).iter().map(ToString::to_string).filter(|line| line.starts_with("topics")).collect()
+    }
+
+    #[test]
+    fn settings_that_do_nothing_because_a_name_is_misspelt_are_told() {
+        for (name, meant) in [
+            ("Group.CallbackAfterMemberExits", Some("Group.CallbackAfterMemberExit")),
+            ("group.callbackafterGroupFul", Some("Group.CallbackAfterGroupFull")),
+            ("CallbackAfterGroupFull", Some("Group.CallbackAfterGroupFull")),
+            ("Group.CallbackAfterGroupFull", None),
+            ("Group.CallbackAfterNewMemberJoin", None),
+            ("Group.CallbackAfterMemberMute", None),
+        ] {
+            let expected = |key: &str| meant.map(|meant| format!("{key}: the bridge knows no command `{name}`; did you mean `{meant}`?"));
+            assert_eq!(told(|topics| topics.discard = [name.to_owned()].into()), Vec::from_iter(expected("topics.discard")));
+            let named = told(|topics| topics.names = [(name.to_owned(), "other".to_owned())].into());
+            assert_eq!(named, Vec::from_iter(expected(&Key::of("topics.names").name(name).to_string())));
+        }
+    }
+
+    #[test]
+    fn settings_of_a_topic_that_nothing_uses_are_told() {
+        for (name, message) in [
+            ("chat.group-full", None),
+            ("chat.dead-letter", None),
+            ("chat.group-ful", Some("there is no such topic by these settings; did you mean `chat.group-full`?")),
+            ("x", Some("there is no such topic by these settings")),
+        ] {
+            let told = told(|topics| topics.config = [(name.to_owned(), BTreeMap::new())].into());
+            let expected = message.map(|message| format!("{}: {message}", Key::of("topics.config").name(name)));
+            assert_eq!(told, Vec::from_iter(expected));
+        }
+    }
+
+    #[test]
+    fn a_topic_of_unrecognized_commands_that_is_a_known_one_s_is_told() {
+        let told = told(|topics| topics.unrecognized = Some("chat.member-exit".to_owned()));
+        assert_eq!(told, ["topics.unrecognized: `chat.member-exit` is the topic of `Group.CallbackAfterMemberExit` too"]);
+    }
+
     #[test]
     fn only_file_systems_that_lose_callbacks_are_told() {
         const EXT4: i64 = 0xef53;
@@ -101,7 +181,7 @@ mod tests {
         assert!(file_system(Path::new("no-such-folder")).is_some());
         let mut config = Config::default();
         config.journal.dir = "/dev/shm/chat-bridge-that-is-not-there".into();
-        assert_eq!(warnings(&config).iter().map(|warning| warning.key.as_str()).collect::<Vec<_>>(), ["journal.dir"]);
+        assert_eq!(warnings(&config, &[]).iter().map(|warning| warning.key.as_str()).collect::<Vec<_>>(), ["journal.dir"]);
     }
 
     #[test]
@@ -109,10 +189,15 @@ mod tests {
         let mut config = Config::default();
         config.topics.names.insert("A.B".to_owned(), "chat_unrecognized".to_owned());
         config.topics.names.insert("A.C".to_owned(), "chat.c_d".to_owned());
-        let messages = metric_names(&config);
-        assert_eq!(messages.len(), 2, "{messages:?}");
+        config.topics.names.insert("A.D".to_owned(), "chat_member-exit".to_owned());
+        let messages = metric_names(&config.topics, &KNOWN);
+        assert_eq!(messages.len(), 3, "{messages:?}");
         assert!(messages[0].contains("`chat.c_d` mixes"));
-        assert!(messages[1].contains("both topics `chat.unrecognized` and `chat_unrecognized`"));
+        assert!(messages[1].contains("both topics `chat.member-exit` and `chat_member-exit`"), "{messages:?}");
+        assert!(messages[2].contains("both topics `chat.unrecognized` and `chat_unrecognized`"));
+        config.topics = Topics { prefix: "im_chat.".to_owned(), ..Topics::default() };
+        let messages = metric_names(&config.topics, &KNOWN);
+        assert!(messages.len() == 1 && messages[0].starts_with("the prefix `im_chat.` mixes"), "{messages:?}");
     }
 
     #[test]
@@ -121,7 +206,7 @@ mod tests {
         config.journal.dir = "/".into();
         config.http.body_max = Size::from_mib(5);
         config.kafka.properties.insert("enable.ssl.certificate.verification".to_owned(), "false".to_owned());
-        let told = warnings(&config);
+        let told = warnings(&config, &KNOWN);
         assert!(told.iter().any(|warning| warning.key == "topics.max_message" && warning.message.contains("11MiB")), "{told:?}");
         assert!(told.iter().any(|warning| warning.key.contains("verification")), "{told:?}");
     }

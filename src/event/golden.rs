@@ -3,6 +3,7 @@
 //! Each folder of `tests/golden/events/` is a case: `query` and `body` are what came (`traceparent` too, where there was one), `structured` and
 //! `binary` what is published. Both are frozen with version 1. `BLESS=1 cargo test --lib golden` writes the expected files anew.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +11,7 @@ use bytes::Bytes;
 
 use super::{Message, Normalised, normalise};
 use crate::callback::query::Query;
-use crate::callback::{Callback, command_of};
+use crate::callback::{Callback, command_in};
 use crate::clock::Timestamp;
 use crate::config::{self, Mode};
 use crate::routing::{Routing, StreamId};
@@ -29,7 +30,12 @@ fn callback(case: &Path) -> Callback {
         received: Timestamp::from_millis(1_795_291_200_000).unwrap(),
         receipt: *b"0123456789abcdef",
         app: query.get("SdkAppid").unwrap().parse().unwrap(),
-        command: command_of(query, &body),
+        command: query
+            .get("CallbackCommand")
+            .map(Cow::into_owned)
+            .filter(|name| !name.is_empty())
+            .or_else(|| command_in(&body))
+            .unwrap_or_default(),
         query: query.without_sign().into_owned(),
         traceparent: std::fs::read_to_string(case.join("traceparent")).ok().map(|text| text.trim_end().to_owned()),
         body: Bytes::from(body),

@@ -172,11 +172,12 @@ impl<'a> Envelope<'a> {
     fn attributes(&self, sink: &mut impl Sink) {
         let Callback { received, app, command, query, .. } = self.callback;
         let kind = self.kind();
-        let app = app.to_string();
+        let mut app_digits = itoa::Buffer::new();
+        let app = app_digits.format(*app);
         let query = Query(query);
         sink.put(&SPECVERSION, &["1.0"]);
         sink.put(&ID, &[&self.id.to_string()]);
-        sink.put(&SOURCE_OF, &[SOURCE, &app]);
+        sink.put(&SOURCE_OF, &[SOURCE, app]);
         sink.put(&TYPE_OF, &[TYPE, kind, ".v1"]);
         if let Some(group) = self.group.as_deref().filter(|group| is_permitted(group)) {
             sink.put(&SUBJECT, &[group]);
@@ -185,7 +186,7 @@ impl<'a> Envelope<'a> {
         sink.put(&DATACONTENTTYPE, &[JSON]);
         sink.put(&DATASCHEMA, &[SCHEMA, kind, ":1"]);
         put_text(sink, &CHATCOMMAND, command.as_bytes());
-        sink.put(&CHATAPPID, &[&app]);
+        sink.put(&CHATAPPID, &[app]);
         put_text(sink, &CHATPLATFORM, &query.get_bytes("OptPlatform").unwrap_or_default());
         put_text(sink, &CHATCLIENTIP, &query.get_bytes("ClientIP").unwrap_or_default());
         sink.put(&CHATRECEIVEDTIME, &[&rfc3339(*received)]);

@@ -8,6 +8,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use crate::callback::Callback;
+use crate::config;
 use crate::event::dead_letter::{self, Grounds, Place};
 use crate::event::{self, DeadLetterReason, Message, Normalised};
 use crate::journal::{Item, Lsn, Reader};
@@ -35,9 +36,13 @@ pub(super) struct Ticket {
     pub(super) reason: Option<DeadLetterReason>,
 }
 
+// Every topic that the configuration may name has a number of its own.
+const _: () = assert!(config::TOPICS_MAX <= 1 << Ticket::TOPIC_BITS);
+
 impl Ticket {
     const LSN_BITS: u32 = 48;
     const REASON_BITS: u32 = 4;
+    const TOPIC_BITS: u32 = u64::BITS - Self::LSN_BITS - Self::REASON_BITS;
 
     /// LSN in the low 48 bits (a million records a second for eight years), then the reason, then the topic.
     pub(super) fn pack(self) -> u64 {

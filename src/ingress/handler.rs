@@ -135,8 +135,8 @@ impl Handler {
 
     /// Answers one request, and counts its outcome. An error ends the connection without an answer.
     ///
-    /// Dropped while the body is read, the request counts as one whose sender hung up. Dropped while the journal has it, which only the end of a
-    /// stop does, it is withdrawn, or becomes durable and is counted by the journal.
+    /// Dropped while the body is read, the request counts as one whose sender hung up; by a panic, as one that we failed. Dropped while the journal
+    /// has it, which only the end of a stop does, it is withdrawn, or becomes durable and is counted by the journal.
     pub(super) async fn handle(
         &self,
         link: &LinkState,
@@ -147,14 +147,15 @@ impl Handler {
         link.request_begins();
         let (parts, mut body) = request.into_parts();
         let mut answer = Answer { status: StatusCode::OK, body: SUCCESS, extra: None, ending: Ending::Quiet };
-        match self.receive(peer, &parts, &mut body).await {
+        let outcome = Outcome::new(&self.metrics);
+        match self.receive(peer, &parts, &mut body, &outcome).await {
             Ok(bytes) => answer.body = bytes,
             Err(Failure::Refused(refusal)) => {
-                self.metrics.refused(refusal.reason()).inc();
+                outcome.count(refusal.reason());
                 answer = Answer::refusal(refusal, self.remainder(&parts, &mut body).await);
             }
             Err(Failure::Unanswered(unanswered)) => {
-                self.metrics.refused(unanswered.reason()).inc();
+                outcome.count(unanswered.reason());
                 return Err(unanswered);
             }
         }
@@ -167,7 +168,7 @@ impl Handler {
     }
 
     /// Takes a request to its end: the bytes of the answer once the callback is durable or discarded.
-    async fn receive(&self, peer: IpAddr, parts: &Parts, body: &mut Incoming) -> Result<Bytes, Failure> {
+    async fn receive(&self, peer: IpAddr, parts: &Parts, body: &mut Incoming, outcome: &Outcome<'_>) -> Result<Bytes, Failure> {
         let received = self.clock.now();
         if parts.method != Method::POST {
             return Err(Refusal::Method.into());
@@ -182,29 +183,30 @@ impl Handler {
         if body::is_too_large(body, self.policy.limits) {
             return Err(Refusal::BodyTooLarge.into());
         }
-        let mut command = callback::command_of(query, &[]);
+        let mut command = parameters.command();
         self.room_for(&command)?;
         let mut share = Share::none(&self.budget);
-        let body = self.read(body, &mut share).await?;
+        let body = outcome.while_sent(body::read(body, self.policy.limits, &mut share)).await?;
         if command.is_empty() {
-            command = callback::command_of(query, &body);
+            command = callback::command_in(&body).unwrap_or_default();
         }
         if self.policy.discard.contains(&command) {
+            outcome.is_elsewhere();
             self.metrics.discarded.inc();
             self.counters.count(&command);
             return Ok(SUCCESS);
         }
         let traceparent = traceparent(&parts.headers).map(str::to_owned);
-        let query = query.without_sign().into_owned();
+        let query = if parameters.sign.is_some() { query.without_sign().into_owned() } else { query.0.to_owned() };
         let callback = Callback { received, receipt: self.receipts.next(), app, command, query, traceparent, body };
-        self.keep(callback).await.map_err(Failure::Refused)
+        let mut record = Vec::new();
+        callback.encode(&mut record);
+        outcome.is_elsewhere();
+        self.keep(&callback.command, record).await.map_err(Failure::Refused)
     }
 
     /// Makes the callback durable. This function keeps the promise: there is no other way to an answer for a callback that is not discarded.
-    async fn keep(&self, callback: Callback) -> Result<Bytes, Refusal> {
-        let mut record = Vec::new();
-        callback.encode(&mut record);
-        let Callback { command, .. } = callback;
+    async fn keep(&self, command: &str, record: Vec<u8>) -> Result<Bytes, Refusal> {
         self.appender.append(record).await.map_err(|error| match error {
             AppendError::Full => Refusal::JournalFull,
             AppendError::TooManyWaiting => Refusal::TooManyWaiting,
@@ -213,8 +215,8 @@ impl Handler {
             AppendError::Failed => Refusal::JournalFailed,
             AppendError::Closed => Refusal::Draining,
         })?;
-        self.counters.count(&command);
-        Ok(self.policy.answers.get(&command).cloned().unwrap_or(SUCCESS))
+        self.counters.count(command);
+        Ok(self.policy.answers.get(command).cloned().unwrap_or(SUCCESS))
     }
 
     /// Whether a callback could be kept as things stand. One that the configuration discards needs no journal.
@@ -233,14 +235,6 @@ impl Handler {
         }
     }
 
-    /// Reads the body; counts the request as one whose sender hung up where hyper drops us with the connection meanwhile.
-    async fn read(&self, body: &mut Incoming, share: &mut Share) -> Result<Bytes, Failure> {
-        let dropped = CountIfDropped { metrics: &self.metrics, armed: Cell::new(Armed::Yes) };
-        let read = body::read(body, self.policy.limits, share).await;
-        dropped.armed.set(Armed::No);
-        read
-    }
-
     /// What of a refused request's body stays unread.
     async fn remainder(&self, parts: &Parts, body: &mut Incoming) -> Remainder {
         if body.is_end_stream() {
@@ -254,21 +248,54 @@ impl Handler {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Armed {
-    Yes,
-    No,
-}
-
-struct CountIfDropped<'a> {
+/// Sees to it that a request that ends without an answer is counted all the same.
+struct Outcome<'a> {
     metrics: &'a metrics::Ingress,
-    armed: Cell<Armed>,
+    pending: Cell<Pending>,
 }
 
-impl Drop for CountIfDropped<'_> {
+/// Who counts the request if it ends now.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pending {
+    /// We do, if it ends by a panic.
+    Ours,
+    /// We do, however it ends: hyper drops us with the connection when its sender hangs up.
+    Sent,
+    /// It is counted, or the journal counts it.
+    Settled,
+}
+
+impl<'a> Outcome<'a> {
+    const fn new(metrics: &'a metrics::Ingress) -> Self {
+        Self { metrics, pending: Cell::new(Pending::Ours) }
+    }
+
+    /// Waits for what is being sent.
+    async fn while_sent<T>(&self, sending: impl Future<Output = T>) -> T {
+        self.pending.set(Pending::Sent);
+        let sent = sending.await;
+        self.pending.set(Pending::Ours);
+        sent
+    }
+
+    /// From here on the outcome is counted by another.
+    fn is_elsewhere(&self) {
+        self.pending.set(Pending::Settled);
+    }
+
+    /// It is refused for this reason.
+    fn count(&self, reason: &'static str) {
+        self.pending.set(Pending::Settled);
+        self.metrics.refused(reason).inc();
+    }
+}
+
+impl Drop for Outcome<'_> {
     fn drop(&mut self) {
-        if self.armed.get() == Armed::Yes {
-            self.metrics.refused(Unanswered::BodyIncomplete.reason()).inc();
+        match self.pending.get() {
+            Pending::Ours | Pending::Sent if std::thread::panicking() => self.count(Unanswered::Internal.reason()),
+            Pending::Sent => self.count(Unanswered::BodyIncomplete.reason()),
+            Pending::Ours | Pending::Settled => {}
         }
     }
 }
@@ -327,18 +354,24 @@ impl<'a> Parameters<'a> {
         let mut parameters = Self::default();
         for pair in query.pairs() {
             let known = [
-                ("SdkAppid", &mut parameters.app),
-                ("CallbackCommand", &mut parameters.command),
-                ("Sign", &mut parameters.sign),
-                ("RequestTime", &mut parameters.request_time),
+                (&b"SdkAppid"[..], &mut parameters.app),
+                (b"CallbackCommand", &mut parameters.command),
+                (b"Sign", &mut parameters.sign),
+                (b"RequestTime", &mut parameters.request_time),
             ];
-            if let Some((_, value)) = known.into_iter().find(|(name, _)| pair.is(name))
+            let name = pair.name();
+            if let Some((_, value)) = known.into_iter().find(|(known, _)| name.eq_ignore_ascii_case(known))
                 && value.replace(pair.value()).is_some()
             {
                 return Err(Refusal::DuplicateParameter);
             }
         }
         Ok(parameters)
+    }
+
+    /// The query's command; empty where it names none.
+    fn command(&self) -> String {
+        String::from_utf8_lossy(self.command.as_deref().unwrap_or_default()).into_owned()
     }
 
     fn claim(&self) -> Claim<'_> {
@@ -402,6 +435,39 @@ mod tests {
     }
 
     #[test]
+    fn a_request_that_ends_without_an_answer_is_counted_once() {
+        type End = fn(&Outcome<'_>);
+        let broken: End = |_| panic!("broken on purpose");
+        let broken_while_sent: End = |outcome| drop(poll_once(outcome.while_sent(async { panic!("broken on purpose") })));
+        let hung_up: End = |outcome| drop(poll_once(outcome.while_sent(std::future::pending::<()>())));
+        let broken_later: End = |outcome| {
+            outcome.is_elsewhere();
+            panic!("broken on purpose")
+        };
+        for (end, counted) in [
+            (broken, &["internal"][..]),
+            (broken_while_sent, &["internal"]),
+            (hung_up, &["body_incomplete"]),
+            (|outcome| drop(poll_once(outcome.while_sent(async {}))), &[]),
+            (|outcome| outcome.count("source"), &["source"]),
+            (broken_later, &[]),
+        ] {
+            let labels = metrics::Labels { refusals: Refusal::REASONS, ..metrics::Labels::default() };
+            let metrics = metrics::Metrics::new(&labels).unwrap().ingress;
+            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| end(&Outcome::new(&metrics))));
+            let found: Vec<_> = Refusal::REASONS.iter().filter(|reason| metrics.refused(reason).get() == 1).copied().collect();
+            assert_eq!(found, counted, "{ended:?}");
+        }
+    }
+
+    /// Polls once, and gives the future back, to be dropped.
+    fn poll_once<F: Future>(future: F) -> std::pin::Pin<Box<F>> {
+        let mut future = Box::pin(future);
+        let _ = future.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+        future
+    }
+
+    #[test]
     fn only_identity_is_taken_as_content_encoding() {
         for (values, identity) in [
             (&[][..], true),
@@ -415,6 +481,14 @@ mod tests {
             (&["x-identity"], false),
         ] {
             assert_eq!(is_identity(&headers(&CONTENT_ENCODING, values)), identity, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn the_query_names_the_command() {
+        for (query, command) in [("callbackcommand=A%2Eb", "A.b"), ("CallbackCommand=", ""), ("", ""), ("CallbackCommand=%ff", "\u{fffd}")]
+        {
+            assert_eq!(Parameters::read(Query(query)).unwrap().command(), command, "{query}");
         }
     }
 

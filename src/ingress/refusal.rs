@@ -23,6 +23,7 @@ macro_rules! refusals {
             pub const REASONS: &'static [&'static str] = &[
                 $($reason,)+
                 Unanswered::BodyIncomplete.reason(), Unanswered::NotHttp.reason(), Unanswered::Connections.reason(),
+                Unanswered::Internal.reason(),
             ];
 
             /// The status of the answer.
@@ -99,6 +100,8 @@ pub enum Unanswered {
     NotHttp,
     /// `http.connections_max` connections are open: this one was closed at once.
     Connections,
+    /// A fault of the program: a panic, which has said so itself and ended the connection.
+    Internal,
 }
 
 impl Unanswered {
@@ -109,6 +112,7 @@ impl Unanswered {
             Self::BodyIncomplete => "body_incomplete",
             Self::NotHttp => "not_http",
             Self::Connections => "connections",
+            Self::Internal => "internal",
         }
     }
 }
@@ -137,6 +141,6 @@ mod tests {
     fn no_two_reasons_are_the_same() {
         let reasons: BTreeSet<_> = Refusal::REASONS.iter().collect();
         assert_eq!(reasons.len(), Refusal::REASONS.len());
-        assert_eq!(reasons.len(), Refusal::ALL.len() + 3);
+        assert_eq!(reasons.len(), Refusal::ALL.len() + 4);
     }
 }

@@ -21,6 +21,8 @@ pub struct Config {
     pub free_space_min: u64,
     /// An append that the writer has not taken by then is withdrawn.
     pub answer_max: Duration,
+    /// Least time from the beginning of one sync to the beginning of the next.
+    pub sync_interval_min: Duration,
     /// The largest record, bytes: what a request with the largest headers and the largest body makes.
     pub record_max: usize,
     /// Payload of one batch, bytes; a single larger record makes a batch of its own. 1 MiB: a sync costs about the same up to there, and a batch
@@ -59,6 +61,7 @@ impl Config {
             segment_size: settings.segment_size.bytes(),
             free_space_min: settings.free_space_min.bytes(),
             answer_max: settings.answer_max.get(),
+            sync_interval_min: settings.sync_interval_min.get(),
             record_max,
             batch_bytes_max: 1024 * 1024,
             batch_records_max: 2048,

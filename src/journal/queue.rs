@@ -154,13 +154,31 @@ impl Queue {
         Ok(slot)
     }
 
-    /// Waits for records and moves a batch of them into `batch`: as many as its limits and `room` allow, and at least one.
-    pub(super) fn take(&self, room: usize, batch: &mut Vec<Waiting>) -> Take {
+    /// Lets records gather until that moment; where nothing comes any more, it returns at once.
+    pub(super) fn gather(&self, until: Instant) {
         let mut inner = lock(&self.inner);
+        while !inner.closing {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            self.between(&mut inner);
+            inner = wait_timeout(&self.filled, inner, left);
+        }
+    }
+
+    /// The writer has no batch in hand.
+    fn between(&self, inner: &mut Inner) {
         inner.writer = Activity::Between;
         if std::mem::take(&mut inner.keeper_waits) {
             self.quiet.notify_all();
         }
+    }
+
+    /// Waits for records and moves a batch of them into `batch`: as many as its limits and `room` allow, and at least one.
+    pub(super) fn take(&self, room: usize, batch: &mut Vec<Waiting>) -> Take {
+        let mut inner = lock(&self.inner);
+        self.between(&mut inner);
         loop {
             inner.drop_settled();
             if let Some(front) = inner.waiting.front() {

@@ -1,6 +1,6 @@
 //! The writer thread: one frame a batch, one write and one sync a frame.
 //!
-//! It never sleeps and never looks again: it waits for records, or for a segment. What arrives while it syncs makes the next batch.
+//! It waits for records, or for a segment. What arrives while it syncs, and within `sync_interval_min` of that sync's beginning, makes the next batch.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -53,10 +53,15 @@ impl Writer {
 
     /// Until the queue is closed and empty, or a write or a sync fails.
     pub(super) fn run(mut self) {
+        let mut earliest = Instant::now();
         loop {
+            self.shared.queue.gather(earliest);
             let room = self.active.as_ref().map_or(0, Active::room);
             let done = match self.shared.queue.take(room, &mut self.batch) {
-                Take::Batch => self.commit(),
+                Take::Batch => {
+                    earliest = Instant::now() + self.shared.config.sync_interval_min;
+                    self.commit()
+                }
                 Take::NoRoom => self.roll(),
                 Take::Ended => return,
             };

@@ -29,6 +29,8 @@ struct Tracked {
     snapshot: Snapshot,
     /// A handshake has failed since the last statistics.
     refused_lately: bool,
+    /// What the last connection failed with: that all brokers are down says only how many they are.
+    connection_error: Option<String>,
 }
 
 /// How Kafka was when last heard of.
@@ -36,12 +38,14 @@ struct Tracked {
 pub struct Snapshot {
     /// Whether any broker can be reached.
     pub connection: Connection,
-    /// The brokers by the state of our connection to them.
-    pub brokers: Brokers,
+    /// The brokers by the state of our connection to them; `None` until the first statistics.
+    pub brokers: Option<Brokers>,
     /// Why the TLS or SASL handshake fails, without secrets; `None` while it does not.
     pub authentication: Option<String>,
     /// Why the last producer died, until its successor has delivered something.
     pub fatal: Option<String>,
+    /// Why no producer can be built, while none can: nothing is published meanwhile.
+    pub unbuilt: Option<String>,
 }
 
 /// Whether any broker can be reached.
@@ -97,6 +101,25 @@ impl Status {
             self.lost(&mut tracked, reason);
         } else {
             tracing::debug!(%code, reason, "kafka error");
+            if matches!(code.0, Code::BrokerTransportFailure | Code::Resolve | Code::OperationTimedOut) {
+                tracked.connection_error = Some(reason.to_owned());
+            }
+        }
+    }
+
+    /// No producer can be built of the settings; tried again, and told once for each reason.
+    pub fn unbuilt(&self, reason: &str) {
+        let mut tracked = self.lock();
+        if tracked.snapshot.unbuilt.as_deref() != Some(reason) {
+            tracing::error!(reason, "kafka producer cannot be built: nothing is published until it can");
+        }
+        tracked.snapshot.unbuilt = Some(reason.to_owned());
+    }
+
+    /// A producer was built.
+    pub fn built(&self) {
+        if self.lock().snapshot.unbuilt.take().is_some() {
+            tracing::info!("kafka producer built again");
         }
     }
 
@@ -140,7 +163,7 @@ impl Status {
             metrics.brokers(state).set(i64::from(count));
         }
         let mut tracked = self.lock();
-        tracked.snapshot.brokers = brokers;
+        tracked.snapshot.brokers = Some(brokers);
         if brokers.up > 0 {
             Self::back(&mut tracked);
             // One broker may take our credentials while another refuses them: only an interval without a refusal ends it.
@@ -157,7 +180,8 @@ impl Status {
 
     fn lost(&self, tracked: &mut Tracked, reason: &str) {
         if tracked.snapshot.connection != Connection::Lost {
-            tracing::warn!(reason, "kafka lost");
+            let reason = tracked.connection_error.as_deref().unwrap_or(reason);
+            tracing::warn!(reason, "kafka lost: callbacks wait in the journal");
         }
         tracked.snapshot.connection = Connection::Lost;
         self.0.lost.store(true, Ordering::Relaxed);
@@ -170,6 +194,7 @@ impl Status {
             Connection::Up => {}
         }
         tracked.snapshot.connection = Connection::Up;
+        tracked.connection_error = None;
     }
 
     fn lock(&self) -> MutexGuard<'_, Tracked> {
@@ -368,6 +393,37 @@ mod tests {
         assert_eq!(status.snapshot().connection, Connection::Lost);
         status.statistics(brokers(&[("learned", 1, "UP")]).as_bytes(), 0);
         assert_eq!(status.snapshot().connection, Connection::Up);
+    }
+
+    #[test]
+    fn how_many_brokers_are_up_is_not_known_before_the_first_statistics() {
+        let (status, _) = status();
+        status.delivered();
+        assert_eq!((status.snapshot().connection, status.snapshot().brokers), (Connection::Up, None));
+        status.statistics(brokers(&[("learned", 1, "UP")]).as_bytes(), 0);
+        assert_eq!(status.snapshot().brokers, Some(Brokers { up: 1, ..Brokers::default() }));
+    }
+
+    #[test]
+    fn a_producer_that_cannot_be_built_shows_until_one_is() {
+        let (status, _) = status();
+        status.unbuilt("read /etc/ca.pem for ssl.ca.location: not found");
+        assert!(status.snapshot().unbuilt.is_some_and(|reason| reason.contains("ca.pem")));
+        status.delivered();
+        assert!(status.snapshot().unbuilt.is_some(), "a late report says nothing of the next producer");
+        status.built();
+        assert_eq!(status.snapshot().unbuilt, None);
+    }
+
+    #[test]
+    fn a_loss_is_told_by_what_the_connections_failed_with() {
+        let (status, _) = status();
+        status.error(ErrorCode(Code::BrokerTransportFailure), "127.0.0.1:9092/1: Connect failed: Connection refused");
+        assert!(status.lock().connection_error.as_deref().is_some_and(|error| error.contains("refused")));
+        status.error(ErrorCode(Code::AllBrokersDown), "1/1 brokers are down");
+        assert_eq!(status.snapshot().connection, Connection::Lost);
+        status.delivered();
+        assert_eq!(status.lock().connection_error, None, "what is over explains no later loss");
     }
 
     #[test]

@@ -29,6 +29,7 @@ use tokio::sync::Notify;
 pub use client::DURABLE;
 pub use schedule::{Extent, Pace};
 pub use signature::{Error as TokenError, Token};
+pub(super) use summary::or_dash;
 pub use summary::{Ended, Percentiles, Summary};
 pub use traffic::{Shape, group_id};
 
@@ -416,7 +417,7 @@ fn summarise(config: &Config, tallies: Vec<Tally>, figures: Figures, finish: Fin
         }
     }
     let (latency_seconds, service_seconds) =
-        whole.map(|(latency, service)| (Percentiles::of_micros(&latency), Percentiles::of_micros(&service))).unwrap_or_default();
+        whole.map_or((None, None), |(latency, service)| (Percentiles::of_micros(&latency), Percentiles::of_micros(&service)));
     let ended = match (broke, finish.stopped) {
         (Some(why), _) => Ended::Broken(why),
         (None, true) => Ended::Stopped,

@@ -20,6 +20,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 pub use report::{Finding, Findings, Report, Violation};
 
+use super::identity::RunMark;
 use super::load::Percentiles;
 use super::log::{self, Header};
 use super::topics::{self, Cluster, Said, Topics};
@@ -251,7 +252,7 @@ impl Reading<'_> {
     fn take(&mut self, observed: &Observed, place: Place) {
         self.read += 1;
         match observed {
-            Observed::Callback(copied) if copied.identity.run == self.header.run => {
+            Observed::Callback(copied) if copied.identity.run == RunMark::of(self.header.run) => {
                 if self.checks.found(copied, place) == Occurrence::First
                     && let Some(millis) = copied.delay_millis
                 {

@@ -70,6 +70,20 @@ fn version_and_help_are_no_failures() {
 }
 
 #[test]
+fn verbs_that_take_no_configuration_do_not_show_it_and_bear_it() {
+    let file = File::new(RIGHT);
+    for arguments in [&["simulate", "load"][..], &["simulate", "verify"], &["completions"]] {
+        let help = run(&[arguments, &["--help"]].concat(), &[]);
+        assert_eq!(help.code, Some(0), "{arguments:?}: {}", help.stderr);
+        assert!(!help.stdout.contains("--config"), "{}", help.stdout);
+    }
+    for arguments in [["completions", "bash", "--config", file.path()], ["--config", file.path(), "completions", "bash"]] {
+        let script = run(&arguments, &[("CHAT_BRIDGE_CONFIG", "")]);
+        assert_eq!(script.code, Some(0), "{arguments:?}: {}", script.stderr);
+    }
+}
+
+#[test]
 fn what_makes_no_sense_is_a_usage_error() {
     for arguments in
         [&[][..], &["chekc"], &["check", "--fromat", "json"], &["check", "--format", "xml"], &["config"], &["completions", "tcl"]]
@@ -137,6 +151,10 @@ fn the_file_is_named_anywhere_on_the_line_or_by_a_variable_which_the_line_overri
     assert_eq!(run(&["check"], &[("CHAT_BRIDGE_CONFIG", wrong.path())]).code, Some(CONFIGURATION));
     assert_eq!(run(&["check", "--config", right.path()], &[("CHAT_BRIDGE_CONFIG", wrong.path())]).code, Some(0));
     assert_eq!(run(&["--config", right.path(), "check"], &[("CHAT_BRIDGE_CONFIG", wrong.path())]).code, Some(0));
+    for empty in [run(&["check"], &[("CHAT_BRIDGE_CONFIG", "")]), run(&["check", "--config", ""], &[])] {
+        assert_eq!(empty.code, Some(CONFIGURATION), "{}", empty.stderr);
+        assert!(empty.stdout.contains("is empty") && empty.stdout.contains("CHAT_BRIDGE_CONFIG"), "{}", empty.stdout);
+    }
     let missing = run(&["check", "--config", "/no/such/file"], &[]);
     assert_eq!(missing.code, Some(CONFIGURATION));
     assert!(missing.stdout.contains("/no/such/file"), "{}", missing.stdout);
@@ -213,7 +231,7 @@ fn a_secret_is_printed_by_nothing() {
 fn dump_prints_nothing_of_a_configuration_that_is_wrong() {
     let dump = run(&["config", "dump"], &[("CHAT_BRIDGE_HTTP__BODY_MAX", "0")]);
     assert_eq!((dump.code, dump.stdout.as_str()), (Some(CONFIGURATION), ""));
-    let expected = "chat-bridge: the configuration has a problem\nhttp.body_max: is at least 1B";
+    let expected = "chat-bridge: the configuration has a problem\nhttp.body_max: is at least 1KiB";
     assert!(dump.stderr.starts_with(expected), "{}", dump.stderr);
 }
 

@@ -164,13 +164,23 @@ fn a_topic_without_rights_is_parked_and_resumes_once_they_are_granted() {
     assert_eq!(operators(&kafka.read(&topic)), expected);
     // And away again, while it runs.
     kafka.revoke(BRIDGE, &topic);
+    let mut next = 10..;
+    let mut send = || bridge.accept(EXIT, &exit("one", &next.next().unwrap().to_string()));
     eventually("the right is gone", PATIENCE, || {
-        bridge.accept(EXIT, &exit("one", "late"));
+        send();
         parked(&bridge, &topic).then_some(())
     });
+    for number in 0..20 {
+        send();
+        bridge.accept(FULL, &group_full("other", number));
+    }
+    let others = format!("chat_bridge_events_published_total{{topic=\"{prefix}group-full\"}}");
+    eventually("the others flow", PATIENCE, || (bridge.metric(&others) == 30.0).then_some(()));
     kafka.grant(BRIDGE, &topic, "Describe");
     kafka.grant(BRIDGE, &topic, "Write");
     bridge.settled(PATIENCE);
+    let expected: Vec<String> = (0..next.start).map(|number| number.to_string()).collect();
+    assert_eq!(operators(&kafka.read(&topic)), expected, "what waited is there, once and in order");
     bridge.stop();
 }
 

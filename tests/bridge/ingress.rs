@@ -17,8 +17,8 @@ use chat_bridge::journal::storage::{self, Disk, Storage};
 use chat_bridge::journal::{self, Item, Journal, Lsn, Positions, State};
 use chat_bridge::metrics::{Labels, Metrics};
 
-/// The bytes that the interface promises.
-const OK: &str = r#"{"ActionStatus":"OK","ErrorInfo":"","ErrorCode":0}"#;
+use crate::support::http::{Answer, Client, OK};
+
 /// The official sample: the digest of this token and time.
 const TOKEN: &str = "xxxxyyyy";
 const TIME: i64 = 1_669_872_112;
@@ -93,7 +93,7 @@ impl Bench {
     }
 
     fn client(&self) -> Client {
-        Client::new(self.address)
+        Client::connect(self.address)
     }
 
     /// One request on a connection of its own.
@@ -139,31 +139,16 @@ fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-struct Client {
-    stream: TcpStream,
-    unread: Vec<u8>,
+/// What an answer is to be.
+trait Expected {
+    fn succeeds(&self);
+    fn is(&self, refusal: Refusal);
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Answer {
-    status: u16,
-    /// In lower case.
-    head: String,
-    body: String,
-}
-
-impl Answer {
-    fn header(&self, name: &str) -> Option<&str> {
-        self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
-    }
-
-    fn closes(&self) -> bool {
-        self.header("connection") == Some("close")
-    }
-
+impl Expected for Answer {
     #[track_caller]
-    fn is_success(&self) {
-        assert_eq!((self.status, self.body.as_str(), self.header("content-type")), (200, OK, Some("application/json")), "{self:?}");
+    fn succeeds(&self) {
+        assert!(self.is_success() && self.header("content-type") == Some("application/json"), "{self:?}");
     }
 
     #[track_caller]
@@ -175,76 +160,11 @@ impl Answer {
     }
 }
 
-impl Client {
-    fn new(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        stream.set_nodelay(true).unwrap();
-        Self { stream, unread: Vec::new() }
-    }
-
-    fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.stream.write_all(bytes.as_ref()).unwrap();
-    }
-
-    /// Reads once; whether anything came.
-    fn read(&mut self) -> bool {
-        let mut bytes = [0; 16 * 1024];
-        match self.stream.read(&mut bytes) {
-            Ok(0) => false,
-            Ok(read) => {
-                self.unread.extend_from_slice(&bytes[..read]);
-                true
-            }
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => false,
-            Err(error) => panic!("{error}; read so far {:?}", String::from_utf8_lossy(&self.unread)),
-        }
-    }
-
-    /// Reads up to the end of a head, and gives it in lower case.
-    fn head(&mut self) -> String {
-        loop {
-            if let Some(end) = self.unread.windows(4).position(|window| window == b"\r\n\r\n") {
-                let head: Vec<u8> = self.unread.drain(..end + 4).collect();
-                return String::from_utf8(head).unwrap().to_ascii_lowercase();
-            }
-            assert!(self.read(), "the connection ended; read so far {:?}", String::from_utf8_lossy(&self.unread));
-        }
-    }
-
-    fn answer(&mut self) -> Answer {
-        self.answer_to("POST")
-    }
-
-    fn answer_to(&mut self, method: &str) -> Answer {
-        let head = self.head();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        let mut answer = Answer { status, head, body: String::new() };
-        let length: usize = if method == "HEAD" { 0 } else { answer.header("content-length").unwrap_or("0").parse().unwrap() };
-        while self.unread.len() < length {
-            assert!(self.read(), "the connection ended within a body");
-        }
-        answer.body = String::from_utf8(self.unread.drain(..length).collect()).unwrap();
-        answer
-    }
-
-    /// Reads to the end of the connection; what came before it.
-    fn rest(&mut self) -> String {
-        while self.read() {}
-        String::from_utf8(std::mem::take(&mut self.unread)).unwrap()
-    }
-
-    #[track_caller]
-    fn is_closed(&mut self) {
-        assert_eq!(self.rest(), "");
-    }
-
-    /// The connection takes another callback.
-    #[track_caller]
-    fn goes_on(&mut self) {
-        self.send(post(OPEN, "{}"));
-        self.answer().is_success();
-    }
+/// The connection takes another callback.
+#[track_caller]
+fn goes_on(client: &mut Client) {
+    client.send(post(OPEN, "{}"));
+    client.answer().succeeds();
 }
 
 fn request(method: &str, query: &str, headers: &[&str], body: &str) -> String {
@@ -386,7 +306,7 @@ fn held_up(change: impl FnOnce(&mut journal::Config)) -> (Bench, Arc<Gate>, Clie
     let bench = Bench::on(Arc::new(disk), |_, settings| change(settings));
     // What the keeper has to do at first is done when both spares are there: only the writer syncs segments then.
     eventually("the journal has its spares", || bench.metrics.journal.spares.get() == 2);
-    bench.client().goes_on();
+    goes_on(&mut bench.client());
     gate.set(Passage::Shut);
     let mut client = bench.client();
     let written = bench.metrics.journal.appended_records.get();
@@ -408,9 +328,9 @@ fn nobody_is_answered_before_the_sync() {
     first.stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     assert_eq!(bench.metrics.journal.durable_records.get(), 1);
     gate.set(Passage::Open);
-    first.answer().is_success();
+    first.answer().succeeds();
     for client in &mut others {
-        client.answer().is_success();
+        client.answer().succeeds();
     }
     assert_eq!(bench.kept().len(), 7);
 }
@@ -422,8 +342,8 @@ fn a_callback_that_is_not_taken_in_time_is_refused_and_not_kept() {
     second.send(post(OPEN, "late"));
     second.answer().is(Refusal::NotTaken);
     gate.set(Passage::Open);
-    first.answer().is_success();
-    second.goes_on();
+    first.answer().succeeds();
+    goes_on(&mut second);
     assert_eq!(bench.refused("not_taken"), 1);
     assert!(bench.kept().iter().all(|callback| callback.body != "late"));
 }
@@ -437,11 +357,11 @@ fn too_many_that_wait_are_refused() {
     }
     eventually("two are refused", || bench.refused("too_many_waiting") == 2);
     gate.set(Passage::Open);
-    first.answer().is_success();
+    first.answer().succeeds();
     let mut statuses: Vec<_> = clients.iter_mut().map(|client| client.answer().status).collect();
     statuses.sort_unstable();
     assert_eq!(statuses, [200, 503, 503]);
-    clients.iter_mut().for_each(Client::goes_on);
+    clients.iter_mut().for_each(goes_on);
 }
 
 #[test]
@@ -488,12 +408,12 @@ fn a_full_journal_refuses_until_there_is_room() {
     client.send(post("SdkAppid=11", "{}"));
     client.answer().is(Refusal::AppUnknown);
     client.send(post("SdkAppid=10&CallbackCommand=A.b", "{}"));
-    client.answer().is_success();
+    client.answer().succeeds();
     assert_eq!(bench.kept().len(), accepted);
     let scanned = bench.journal.durable_end();
     bench.journal.set_positions(Positions { scanned, behind: Vec::new(), completed_beyond: 0, sent_bound: scanned });
     eventually("there is room", || matches!(bench.journal.state(), State::Open));
-    client.goes_on();
+    goes_on(&mut client);
 }
 
 #[test]
@@ -504,7 +424,7 @@ fn a_callback_is_answered_once_it_is_durable_and_kept_as_it_came() {
     let query =
         format!("CallbackCommand=Group.CallbackAfterGroupFull&{SIGNED}&Sign={SIGN}&RequestTime={TIME}&ClientIP=::1&OptPlatform=%4Dac");
     let answer = bench.ask(request("POST", &query, &[&format!("traceparent: {TRACE}")], body));
-    answer.is_success();
+    answer.succeeds();
     assert!(answer.header("date").is_some() && !answer.closes());
     let kept = bench.kept();
     assert_eq!(kept.len(), 1);
@@ -537,7 +457,7 @@ fn whatever_is_authentic_is_kept() {
         for body in bodies {
             client.send(format!("POST /?{query} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len()));
             client.send(body);
-            client.answer().is_success();
+            client.answer().succeeds();
         }
     }
     let kept: Vec<_> = bench.kept().into_iter().map(|callback| callback.body).collect();
@@ -556,7 +476,7 @@ fn the_command_is_the_querys_else_the_bodys_else_empty() {
         (OPEN, "{}", ""),
     ] {
         client.send(post(query, body));
-        client.answer().is_success();
+        client.answer().succeeds();
         assert_eq!(bench.kept().last().unwrap().command, command, "{query} {body}");
     }
     let receipts: std::collections::BTreeSet<_> = bench.kept().iter().map(|callback| callback.receipt).collect();
@@ -631,7 +551,7 @@ fn request_time_is_judged_by_our_clock() {
 fn a_percent_sign_hides_nothing() {
     let bench = Bench::new();
     let query = format!("%53dkAppid=%32%30&sig%6E=%31{}&Request%54ime={TIME}&RequestId=a%26b", &SIGN[1..]);
-    bench.ask(post(&query, "{}")).is_success();
+    bench.ask(post(&query, "{}")).succeeds();
     let kept = bench.kept();
     assert_eq!(kept[0].app, 20);
     assert_eq!(kept[0].query, format!("%53dkAppid=%32%30&Request%54ime={TIME}&RequestId=a%26b"));
@@ -660,13 +580,13 @@ fn a_refusal_whose_body_has_arrived_leaves_the_connection_open() {
                 client.is_closed();
                 client = bench.client();
             }
-            client.goes_on();
+            goes_on(&mut client);
         }
     }
     client.send("HEAD / HTTP/1.1\r\nHost: x\r\n\r\n");
-    let answer = client.answer_to("HEAD");
+    let answer = client.head();
     assert_eq!((answer.status, answer.header("allow")), (405, Some("post")));
-    client.goes_on();
+    goes_on(&mut client);
     client.send("CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n");
     assert_eq!(client.answer().status, 405);
 }
@@ -718,23 +638,23 @@ fn a_body_may_be_as_large_as_the_limit_and_come_in_any_pieces() {
     let limit = "y".repeat(256 << 10);
     let mut client = bench.client();
     client.send(post(OPEN, &limit));
-    client.answer().is_success();
+    client.answer().succeeds();
     client.send(chunked(OPEN, &[&limit]));
-    client.answer().is_success();
+    client.answer().succeeds();
     client.send(chunked(OPEN, &["{", "\"a\"", ":1}"]));
-    client.answer().is_success();
+    client.answer().succeeds();
     client.send(chunked(OPEN, &[]));
-    client.answer().is_success();
+    client.answer().succeeds();
     for byte in post(OPEN, "{\"b\":2}").bytes() {
         client.send([byte]);
     }
-    client.answer().is_success();
+    client.answer().succeeds();
     let kept: Vec<_> = bench.kept().into_iter().map(|callback| callback.body).collect();
     assert_eq!(kept, [limit.as_bytes(), limit.as_bytes(), b"{\"a\":1}", b"", b"{\"b\":2}"]);
     client.send(chunked(OPEN, &[&limit, "z"]));
     client.answer().is(Refusal::BodyTooLarge);
     // The command is kept twice, so that both at their largest are more than the journal takes.
-    bench.ask(post(&format!("{OPEN}&CallbackCommand={}", "c".repeat(14_000)), &limit)).is_success();
+    bench.ask(post(&format!("{OPEN}&CallbackCommand={}", "c".repeat(14_000)), &limit)).succeeds();
     bench.ask(post(&format!("{OPEN}&CallbackCommand={}", "c".repeat(30_000)), &limit)).is(Refusal::BodyTooLarge);
 }
 
@@ -776,7 +696,7 @@ fn a_sender_that_only_closes_its_side_gets_its_answer() {
     let mut client = bench.client();
     client.send(post(OPEN, "{}"));
     client.stream.shutdown(Shutdown::Write).unwrap();
-    client.answer().is_success();
+    client.answer().succeeds();
     client.is_closed();
     assert_eq!(bench.refusals(), 0);
 }
@@ -816,7 +736,7 @@ fn what_is_not_http_is_counted_once_and_harms_nobody() {
         assert!(rest.starts_with(answer) && (!answer.is_empty() || rest.is_empty()), "{bytes:?} got {rest:?}");
         assert!(answer.is_empty() || rest.contains("content-length: 0"), "{rest}");
         eventually("it is counted", || bench.refused("not_http") == u64::try_from(index).unwrap() + 1);
-        other.goes_on();
+        goes_on(&mut other);
     }
     assert_eq!(bench.refusals(), 15);
 }
@@ -826,7 +746,7 @@ fn rubbish_behind_a_request_is_counted_and_the_request_answered() {
     let bench = Bench::new();
     let mut client = bench.client();
     client.send(format!("POST /?{OPEN} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{}}}} more than was said\r\n\r\n"));
-    client.answer().is_success();
+    client.answer().succeeds();
     assert!(client.rest().starts_with("HTTP/1.1 400"));
     eventually("it is counted", || bench.refused("not_http") == 1);
     assert_eq!(bench.kept().len(), 1);
@@ -839,11 +759,11 @@ fn a_slow_head_is_closed_and_an_idle_connection_is_not() {
         config.http.idle_timeout = Period::from_secs(600);
     });
     let mut idle = bench.client();
-    idle.goes_on();
+    goes_on(&mut idle);
     let mut untouched = bench.client();
     let mut slow = bench.client();
     let mut slow_again = bench.client();
-    slow_again.goes_on();
+    goes_on(&mut slow_again);
     let begun = Instant::now();
     slow.send("POST /?");
     slow_again.send("POST /?");
@@ -859,14 +779,14 @@ fn a_slow_head_is_closed_and_an_idle_connection_is_not() {
     assert!(begun.elapsed() >= Duration::from_millis(300), "{:?}", begun.elapsed());
     trickle.join().unwrap();
     eventually("both are counted", || bench.refused("not_http") == 2);
-    idle.goes_on();
-    untouched.goes_on();
+    goes_on(&mut idle);
+    goes_on(&mut untouched);
     // Blank lines between requests begin none: they outlast a head that began after them.
     idle.send("\r\n");
     let mut slow = bench.client();
     slow.send("P");
     slow.is_closed();
-    idle.goes_on();
+    goes_on(&mut idle);
     eventually("it is counted", || bench.refused("not_http") == 3);
     assert_eq!(bench.refusals(), 3);
 }
@@ -876,7 +796,7 @@ fn an_idle_connection_is_closed_in_the_end_and_not_counted() {
     let bench = Bench::with(|config| config.http.idle_timeout = Period::from_millis(300));
     let begun = Instant::now();
     let mut used = bench.client();
-    used.goes_on();
+    goes_on(&mut used);
     let mut untouched = bench.client();
     used.is_closed();
     untouched.is_closed();
@@ -898,7 +818,7 @@ fn requests_sent_without_waiting_are_answered_in_their_order() {
     });
     for number in 0..1_000 {
         let answer = client.answer();
-        if number % 10 == 9 { answer.is(Refusal::AppUnknown) } else { answer.is_success() }
+        if number % 10 == 9 { answer.is(Refusal::AppUnknown) } else { answer.succeeds() }
     }
     sender.join().unwrap();
     let kept: Vec<u32> = bench.kept().iter().map(|callback| std::str::from_utf8(&callback.body).unwrap().parse().unwrap()).collect();
@@ -911,11 +831,11 @@ fn a_sender_may_ask_whether_to_send_its_body() {
     let mut client = bench.client();
     for _ in 0..2 {
         client.send(format!("POST /?{OPEN} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"));
-        assert!(client.head().starts_with("http/1.1 100"));
+        assert!(client.head().head.starts_with("http/1.1 100"));
         client.send("{}");
-        client.answer().is_success();
+        client.answer().succeeds();
     }
-    client.goes_on();
+    goes_on(&mut client);
 }
 
 #[test]
@@ -923,7 +843,7 @@ fn an_http_1_0_sender_is_answered_and_closed() {
     let bench = Bench::new();
     let mut client = bench.client();
     client.send(format!("POST /?{OPEN} HTTP/1.0\r\nContent-Length: 2\r\n\r\n{{}}"));
-    client.answer().is_success();
+    client.answer().succeeds();
     client.is_closed();
 }
 
@@ -931,14 +851,14 @@ fn an_http_1_0_sender_is_answered_and_closed() {
 fn connections_beyond_their_limit_are_closed_at_once() {
     let bench = Bench::with(|config| config.http.connections_max = 3);
     let mut clients: Vec<_> = (0..3).map(|_| bench.client()).collect();
-    clients.iter_mut().for_each(Client::goes_on);
+    clients.iter_mut().for_each(goes_on);
     assert_eq!(bench.metrics.ingress.connections.get(), 3);
     bench.client().is_closed();
     assert_eq!(bench.refused("connections"), 1);
-    clients.iter_mut().for_each(Client::goes_on);
+    clients.iter_mut().for_each(goes_on);
     drop(clients.pop());
     eventually("a place is free", || bench.metrics.ingress.connections.get() == 2);
-    bench.client().goes_on();
+    goes_on(&mut bench.client());
 }
 
 #[test]
@@ -954,12 +874,12 @@ fn bodies_beyond_their_limit_are_refused_until_there_is_room() {
     let mut third = bench.client();
     third.send(chunked(OPEN, &[&large]));
     third.answer().is(Refusal::Bodies);
-    bench.client().goes_on();
+    goes_on(&mut bench.client());
     first.send("y".repeat(90_000));
-    first.answer().is_success();
+    first.answer().succeeds();
     eventually("there is room", || bench.metrics.ingress.bodies_bytes.get() == 0);
-    bench.ask(post(OPEN, &large)).is_success();
-    bench.ask(chunked(OPEN, &[&large])).is_success();
+    bench.ask(post(OPEN, &large)).succeeds();
+    bench.ask(chunked(OPEN, &[&large])).succeeds();
     assert_eq!(bench.refused("bodies"), 2);
 }
 
@@ -977,7 +897,7 @@ fn a_trusted_proxy_says_who_the_sender_is() {
     ] {
         client.send(request("POST", FOREIGN, headers, "{}"));
         let answer = client.answer();
-        if accepted { answer.is_success() } else { answer.is(Refusal::Source) }
+        if accepted { answer.succeeds() } else { answer.is(Refusal::Source) }
     }
     let untrusting = Bench::new();
     untrusting.ask(request("POST", FOREIGN, &["X-Forwarded-For: 203.0.113.9"], "{}")).is(Refusal::Source);
@@ -993,7 +913,7 @@ fn a_discarded_command_is_answered_and_not_kept() {
         ("SdkAppid=10&CallbackCommand=A.c", r#"{"CallbackCommand":"A.b"}"#, 1),
     ] {
         client.send(post(query, body));
-        client.answer().is_success();
+        client.answer().succeeds();
         assert_eq!(bench.kept().len(), kept, "{query} {body}");
     }
     assert_eq!(bench.metrics.ingress.discarded.get(), 2);
@@ -1032,15 +952,15 @@ fn a_before_command_gets_its_configured_answer_once_it_is_durable() {
 fn a_lame_duck_accepts_and_sends_its_clients_away() {
     let bench = Bench::new();
     let mut idle = bench.client();
-    idle.goes_on();
+    goes_on(&mut idle);
     let mut silent = bench.client();
-    silent.goes_on();
+    goes_on(&mut silent);
     bench.ingress.lame_duck();
     let mut new = bench.client();
     for client in [&mut idle, &mut new] {
         client.send(post(OPEN, "{}"));
         let answer = client.answer();
-        answer.is_success();
+        answer.succeeds();
         assert!(answer.closes());
         client.stream.shutdown(Shutdown::Write).unwrap();
         client.is_closed();
@@ -1058,7 +978,7 @@ fn a_lame_duck_accepts_and_sends_its_clients_away() {
 fn a_stop_answers_what_is_in_hand_and_refuses_what_is_new() {
     let bench = Bench::new();
     let mut idle = bench.client();
-    idle.goes_on();
+    goes_on(&mut idle);
     let mut sending = bench.client();
     sending.send(format!("POST /?{OPEN} HTTP/1.1\r\nHost: x\r\nContent-Length: 7\r\n\r\n{{\"a"));
     let mut beginning = bench.client();
@@ -1075,7 +995,7 @@ fn a_stop_answers_what_is_in_hand_and_refuses_what_is_new() {
         drop(beginning);
         sending.send("\":1}");
         let answer = sending.answer();
-        answer.is_success();
+        answer.succeeds();
         assert!(answer.closes());
         drop(sending);
         stop.join().unwrap()
@@ -1111,7 +1031,7 @@ fn the_event_loops_say_that_they_turn() {
 fn connections_are_spread_over_the_event_loops() {
     let bench = Bench::new();
     let mut clients: Vec<_> = (0..8).map(|_| bench.client()).collect();
-    clients.iter_mut().for_each(Client::goes_on);
+    clients.iter_mut().for_each(goes_on);
     // A receipt begins with what its event loop drew at random.
     let mut loops = std::collections::BTreeMap::<_, u32>::new();
     for callback in bench.kept() {
@@ -1125,10 +1045,10 @@ fn changed_tokens_come_into_force_and_lost_ones_stay() {
     let bench = Bench::new();
     let path = bench.folder.path().join("tokens");
     let query = format!("{SIGNED}&RequestTime={TIME}&Sign={SIGN}");
-    bench.ask(post(&query, "{}")).is_success();
+    bench.ask(post(&query, "{}")).succeeds();
     std::fs::remove_file(&path).unwrap();
     eventually("the loss is noticed", || bench.metrics.ingress.tokens_reload_failures.get() == 1);
-    bench.ask(post(&query, "{}")).is_success();
+    bench.ask(post(&query, "{}")).succeeds();
     std::fs::write(&path, "newer\n").unwrap();
     eventually("the change is in force", || bench.ask(post(&query, "{}")).status == 401);
 }
@@ -1149,8 +1069,8 @@ fn a_port_that_is_taken_or_tokens_that_are_missing_are_told_at_once() {
 fn known_commands_are_counted_by_name() {
     let bench = Bench::new();
     let known = callback::commands().next().unwrap().name;
-    bench.ask(post(&format!("{OPEN}&CallbackCommand={known}"), "{}")).is_success();
-    bench.ask(post(&format!("{OPEN}&CallbackCommand=No.Such"), "{}")).is_success();
+    bench.ask(post(&format!("{OPEN}&CallbackCommand={known}"), "{}")).succeeds();
+    bench.ask(post(&format!("{OPEN}&CallbackCommand=No.Such"), "{}")).succeeds();
     bench.ask(post("SdkAppid=11", "{}"));
     assert_eq!((bench.metrics.ingress.command(Some(known)).get(), bench.metrics.ingress.command(None).get()), (1, 1));
 }

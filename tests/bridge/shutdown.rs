@@ -191,7 +191,7 @@ fn refused(site: &Site, code: i32) -> String {
 }
 
 #[test]
-fn a_folder_of_another_instance_a_taken_port_and_missing_tokens_are_told_and_change_nothing() {
+fn a_folder_of_another_instance_a_taken_port_and_missing_or_empty_tokens_are_told_and_change_nothing() {
     let site = Site::new(&nowhere(), "start.", "shutdown.drain_max = \"1ms\"");
     let bridge = site.start();
     let log = refused(&site, 78);
@@ -209,8 +209,13 @@ fn a_folder_of_another_instance_a_taken_port_and_missing_tokens_are_told_and_cha
     }
     let tokens = other.file("no-tokens");
     other.configure(&nowhere(), "start.", &format!("[[apps]]\nsdk_app_id = {APP}\ntokens_file = {tokens:?}\n"));
-    let log = refused(&other, 78);
-    assert!(log.contains(tokens.to_str().unwrap()), "{log}");
+    for contents in [None, Some(""), Some(" \r\n\n")] {
+        if let Some(contents) = contents {
+            fs::write(&tokens, contents).unwrap();
+        }
+        let log = refused(&other, 78);
+        assert!(log.contains(tokens.to_str().unwrap()), "{contents:?}: {log}");
+    }
     assert!(!other.journal().exists(), "nothing is made before all is known to be right");
     bridge.stop();
 }
@@ -279,15 +284,24 @@ fn names(files: &[(String, Vec<u8>, SystemTime)]) -> Vec<(&str, usize, SystemTim
 }
 
 #[test]
-fn a_port_is_free_again_at_once_after_a_stop() {
-    let site = Site::new(&nowhere(), "again.", "");
-    let bridge = site.start();
-    let address = bridge.public;
-    bridge.post("none", "{");
-    drop(Client::connect(address));
-    bridge.kill();
-    site.change("http.listen = \"127.0.0.1:0\"", &format!("http.listen = \"{address}\""));
-    let bridge = site.start();
-    assert_eq!(bridge.public, address);
-    assert!(TcpListener::bind(address).is_err());
+fn a_port_is_free_again_at_once_after_any_end() {
+    let site = Site::new(&nowhere(), "again.", "shutdown.drain_max = \"1ms\"");
+    let mut bridge = site.start();
+    let (public, admin) = (bridge.public, bridge.admin);
+    for (section, address) in [("http", public), ("admin", admin)] {
+        site.change(&format!("{section}.listen = \"127.0.0.1:0\""), &format!("{section}.listen = \"{address}\""));
+    }
+    let ends: [fn(Bridge); 2] = [Bridge::kill, |bridge| drop(bridge.stop())];
+    for end in ends {
+        // Its own side closes these first, so that the system remembers them for a minute after its end.
+        let mut idle = Client::connect(public);
+        assert!(idle.post(&group_full("g", 1)).is_success());
+        assert!(bridge.post(FULL, &group_full("g", 1)).is_success());
+        assert_eq!(bridge.page("/livez").status, 200);
+        end(bridge);
+        assert_eq!(idle.rest(), "");
+        bridge = site.start();
+        assert_eq!((bridge.public, bridge.admin), (public, admin));
+        assert!(TcpListener::bind(public).is_err());
+    }
 }

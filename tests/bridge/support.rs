@@ -2,6 +2,7 @@
 
 pub(crate) mod bridge;
 pub(crate) mod consumers;
+pub(crate) mod http;
 pub(crate) mod kafka;
 pub(crate) mod proxy;
 pub(crate) mod trial;
@@ -9,6 +10,9 @@ pub(crate) mod trial;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+
+/// Every wait on the bridge is over by then.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// How long to wait between two looks at a condition.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);

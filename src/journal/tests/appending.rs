@@ -102,6 +102,35 @@ fn what_arrives_during_a_sync_makes_one_batch() {
 }
 
 #[test]
+fn what_arrives_soon_after_a_sync_shares_the_next_one() {
+    let mut bed = Bed::new();
+    // Longer than any test takes: only the end of the journal cuts it short.
+    bed.config.sync_interval_min = Duration::from_hours(1);
+    bed.config.answer_max = Duration::from_hours(1);
+    let journal = bed.open_used();
+    let batches = || bed.metrics.journal.batch_records.get_sample_count();
+    assert_eq!(batches(), 1, "one that finds the disk at rest is synced at once");
+    let answers = with_lane(&journal, async |appender| {
+        let mut tasks = JoinSet::new();
+        for index in 0..20 {
+            let appender = appender.clone();
+            tasks.spawn(async move { appender.append(payload(index, 100)).await });
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(batches(), 1, "the others wait");
+        let closing = std::thread::spawn({
+            let journal = journal.clone();
+            move || journal.close()
+        });
+        let answers = tasks.join_all().await;
+        closing.join().unwrap().unwrap();
+        answers
+    });
+    assert!(answers.iter().all(Result::is_ok), "a journal that is closed does not wait");
+    assert_eq!(batches(), 2);
+}
+
+#[test]
 fn a_batch_ends_at_its_limits() {
     let mut bed = Bed::new();
     bed.config.batch_records_max = 8;

@@ -87,6 +87,7 @@ pub(super) fn small(dir: impl Into<PathBuf>) -> Config {
         size_max: 8 * SEGMENT,
         segment_size: SEGMENT,
         free_space_min: 0,
+        sync_interval_min: Duration::ZERO,
         room_retry_interval: Duration::from_millis(5),
         checkpoint_write_interval: Duration::from_millis(1),
         checkpoint_sync_interval: Duration::from_millis(5),

@@ -21,7 +21,7 @@ pub enum Ended {
 }
 
 /// Latencies, in seconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Percentiles {
     /// Half were not slower.
     pub p50: f64,
@@ -67,9 +67,9 @@ pub struct Summary {
     /// Acknowledged a second.
     pub acknowledged_per_second: f64,
     /// Of the acknowledged: from the moment at which a callback ought to have been sent to its answer, seconds.
-    pub latency_seconds: Percentiles,
+    pub latency_seconds: Option<Percentiles>,
     /// Of the acknowledged: from the moment at which a callback was sent to its answer, seconds. In a closed loop the same.
-    pub service_seconds: Percentiles,
+    pub service_seconds: Option<Percentiles>,
 }
 
 impl Summary {
@@ -81,30 +81,33 @@ impl Summary {
 }
 
 impl Percentiles {
-    pub(crate) fn of_micros(histogram: &Histogram<u64>) -> Self {
+    /// `None` where nothing was measured: no latency is not a latency of nothing.
+    pub(crate) fn of_micros(histogram: &Histogram<u64>) -> Option<Self> {
         if histogram.is_empty() {
-            return Self::default();
+            return None;
         }
         let seconds = |micros| Duration::from_micros(micros).as_secs_f64();
         let at = |quantile| seconds(histogram.value_at_quantile(quantile));
-        Self { p50: at(0.5), p90: at(0.9), p99: at(0.99), p999: at(0.999), max: seconds(histogram.max()) }
+        Some(Self { p50: at(0.5), p90: at(0.9), p99: at(0.99), p999: at(0.999), max: seconds(histogram.max()) })
     }
 }
 
 impl fmt::Display for Percentiles {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { p50, p90, p99, p999, max } = self;
-        let milli = |seconds: &f64| seconds * 1e3;
-        write!(
-            out,
-            "p50 {:.2} ms, p90 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms, max {:.2} ms",
-            milli(p50),
-            milli(p90),
-            milli(p99),
-            milli(p999),
-            milli(max)
-        )
+        let Self { p50, p90, p99, p999, max } = *self;
+        let [p50, p90, p99, p999, max] = [p50, p90, p99, p999, max].map(written);
+        write!(out, "p50 {p50}, p90 {p90}, p99 {p99}, p99.9 {p999}, max {max}")
     }
+}
+
+/// A time in milliseconds, or from a second on in seconds.
+fn written(seconds: f64) -> String {
+    if seconds < 1.0 { format!("{:.2} ms", seconds * 1e3) } else { format!("{seconds:.2} s") }
+}
+
+/// The percentiles, or a dash where there are none.
+pub(crate) fn or_dash(percentiles: Option<&Percentiles>) -> String {
+    percentiles.map_or_else(|| "-".to_owned(), ToString::to_string)
 }
 
 impl fmt::Display for Summary {
@@ -135,7 +138,23 @@ impl fmt::Display for Summary {
                 self.broken, self.reopened, self.connect_failures
             )?;
         }
-        writeln!(out, "latency       {}", self.latency_seconds)?;
-        write!(out, "service time  {}", self.service_seconds)
+        writeln!(out, "latency       {}", or_dash(self.latency_seconds.as_ref()))?;
+        write!(out, "service time  {}", or_dash(self.service_seconds.as_ref()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_told_in_the_unit_that_reads_best_and_not_where_there_are_none() {
+        let mut histogram = Histogram::new(3).unwrap();
+        assert_eq!(or_dash(Percentiles::of_micros(&histogram).as_ref()), "-");
+        for micros in [250, 1_500, 12_345_678] {
+            histogram.record(micros).unwrap();
+        }
+        let text = or_dash(Percentiles::of_micros(&histogram).as_ref());
+        assert_eq!(text, "p50 1.50 ms, p90 12.35 s, p99 12.35 s, p99.9 12.35 s, max 12.35 s");
     }
 }

@@ -13,6 +13,7 @@ use super::schedule::Turn;
 use super::signature::Signer;
 use crate::clock::Timestamp;
 use crate::simulate::command::{Command, Mix};
+use crate::simulate::identity::{Identity, RunMark};
 
 /// The values of `OptPlatform` that Chat documents.
 const PLATFORMS: [&str; 8] = ["RESTAPI", "Web", "Android", "iOS", "Windows", "Mac", "iPad", "Unknown"];
@@ -58,6 +59,15 @@ pub(super) struct Drawn {
     pub(super) group: u32,
 }
 
+/// What the head of a request says of its callback.
+#[derive(Clone, Copy)]
+struct Head {
+    command: Command,
+    identity: Identity,
+    /// Of the body, in bytes.
+    length: usize,
+}
+
 /// What one connection sends.
 #[derive(Debug)]
 pub(super) struct Traffic {
@@ -85,7 +95,8 @@ impl Traffic {
         let mut body = std::mem::take(&mut self.body);
         body.clear();
         self.write_body(&mut body, now, Drawn { number, command, group });
-        self.write_head(out, now, path, command, body.len());
+        let identity = Identity { run: RunMark::of(self.shape.run), connection: self.turn.connection, number };
+        self.write_head(out, now, path, Head { command, identity, length: body.len() });
         out.extend_from_slice(&body);
         self.body = body;
         Drawn { number, command, group }
@@ -98,10 +109,11 @@ impl Traffic {
         connection + self.random.u32(0..mine) * connections.get()
     }
 
-    fn write_head(&mut self, out: &mut Vec<u8>, now: Timestamp, path: &PathAndHost, command: Command, length: usize) {
+    fn write_head(&mut self, out: &mut Vec<u8>, now: Timestamp, path: &PathAndHost, head: Head) {
+        let Head { command, identity, length } = head;
         let [a, b, c, d] = self.random.u32(..).to_be_bytes();
         let platform = self.random.choice(PLATFORMS).unwrap_or("Unknown");
-        let request_id = uuid::Builder::from_random_bytes(self.random.u128(..).to_be_bytes()).into_uuid();
+        let request_id = identity.request_id();
         // The order that captures of live requests show: by name.
         put(out, format_args!("POST {}CallbackCommand={}&ClientIP={a}.{b}.{c}.{d}", path.path, command.word()));
         put(out, format_args!("&OptPlatform={platform}&RequestId={request_id}"));
@@ -247,10 +259,10 @@ mod tests {
     #[test]
     fn what_is_drawn_follows_the_seed() {
         let drawn = |connection| requests(1, connection, 5);
+        let run = |run| format!("\"SimulatorRun\":\"{}\"", Uuid::from_u128(run));
         assert_eq!(drawn(0), drawn(0));
         assert_ne!(drawn(0), drawn(1));
-        let other_run: Vec<_> =
-            requests(2, 0, 5).into_iter().map(|(drawn, text)| (drawn, text.replace("000000000002", "000000000001"))).collect();
+        let other_run: Vec<_> = requests(2, 0, 5).into_iter().map(|(drawn, text)| (drawn, text.replace(&run(2), &run(1)))).collect();
         assert_eq!(drawn(0), other_run);
     }
 

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
+use crate::simulate::identity::{Identity, RunMark};
 
 /// An event's id, or of one that is not 32 hex digits, its digest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,14 +30,6 @@ impl EventId {
             [number(digest.get(..8)), number(digest.get(8..16))]
         }))
     }
-}
-
-/// Which callback of which run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Identity {
-    pub(super) run: Uuid,
-    pub(super) connection: u32,
-    pub(super) number: u32,
 }
 
 /// What a record bears.
@@ -88,6 +81,8 @@ struct Found<'a> {
     received: Option<&'a str>,
     dead_reason: Option<&'a str>,
     dead_received: Option<&'a str>,
+    dead_query: Option<&'a str>,
+    dead_file: Option<&'a str>,
 }
 
 /// An event of structured mode.
@@ -138,7 +133,7 @@ struct Fields {
 impl Data<'_> {
     fn identity(&self) -> Option<Identity> {
         let own = Fields { run: self.run, connection: self.connection, number: self.number };
-        let of = |fields: Fields| Some(Identity { run: fields.run?, connection: fields.connection?, number: fields.number? });
+        let of = |fields: Fields| Some(Identity { run: RunMark::of(fields.run?), connection: fields.connection?, number: fields.number? });
         self.extra.and_then(of).or_else(|| of(own))
     }
 }
@@ -147,7 +142,9 @@ impl Data<'_> {
 pub(super) fn read(message: &impl Message) -> Observed {
     let headers = headers(message);
     let value = message.payload().unwrap_or_default();
-    let read = if headers.dead_reason.is_some() {
+    let read = if headers.dead_file.is_some() && value.is_empty() {
+        dead_elsewhere(&headers, message.key())
+    } else if headers.dead_reason.is_some() {
         dead(&headers, value)
     } else if headers.content_type.is_some_and(|content_type| content_type.starts_with("application/cloudevents+json")) {
         structured(&headers, value)
@@ -198,6 +195,17 @@ fn dead(headers: &Found<'_>, value: &[u8]) -> Option<Parsed> {
     Some(parsed(&data, EventId::of(headers.id?), headers.dead_received.and_then(timestamp), letter))
 }
 
+/// A dead letter whose body lies in a file of the bridge: the query tells which callback it is of, and of its group there is no more than the key.
+fn dead_elsewhere(headers: &Found<'_>, key: Option<&[u8]>) -> Option<Parsed> {
+    Some(Parsed {
+        identity: headers.dead_query.and_then(Identity::of_query),
+        group_id: key.map(|key| String::from_utf8_lossy(key).into_owned()),
+        id: EventId::of(headers.id?),
+        received: headers.dead_received.and_then(timestamp),
+        letter: Letter::Dead { reason: headers.dead_reason?.to_owned() },
+    })
+}
+
 fn parsed(data: &Data<'_>, id: EventId, received: Option<Timestamp>, letter: Letter) -> Parsed {
     let group_id = data.group_id.as_deref().or(data.chat_group_id.as_deref()).map(str::to_owned);
     Parsed { identity: data.identity(), group_id, id, received, letter }
@@ -217,6 +225,8 @@ fn headers(message: &impl Message) -> Found<'_> {
             "ce_chatreceivedtime" => &mut found.received,
             "dl_reason" => &mut found.dead_reason,
             "dl_received_time" => &mut found.dead_received,
+            "dl_query" => &mut found.dead_query,
+            "dl_file" => &mut found.dead_file,
             _ => continue,
         };
         *slot = header.value.and_then(|value| std::str::from_utf8(value).ok());

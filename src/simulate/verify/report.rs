@@ -6,7 +6,7 @@ use std::fmt;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::simulate::load::Percentiles;
+use crate::simulate::load::{Percentiles, or_dash};
 
 /// So many examples of each violation are kept.
 const EXAMPLES_MAX: usize = 5;
@@ -128,7 +128,7 @@ pub struct Report {
     /// Topics that do not exist.
     pub missing_topics: Vec<String>,
     /// From the receipt of a callback to the timestamp of its first record, seconds.
-    pub receipt_to_kafka_seconds: Percentiles,
+    pub receipt_to_kafka_seconds: Option<Percentiles>,
     /// What did not hold.
     pub violations: Findings,
 }
@@ -144,7 +144,7 @@ impl fmt::Display for Report {
         if !self.missing_topics.is_empty() {
             writeln!(out, "topics not there  {}", self.missing_topics.join(", "))?;
         }
-        writeln!(out, "receipt to Kafka  {}", self.receipt_to_kafka_seconds)?;
+        writeln!(out, "receipt to Kafka  {}", or_dash(self.receipt_to_kafka_seconds.as_ref()))?;
         for (violation, finding) in self.violations.iter() {
             writeln!(out, "VIOLATED: {violation}: {}", finding.count)?;
             for example in &finding.examples {

@@ -14,11 +14,12 @@ use uuid::Uuid;
 use super::*;
 use crate::clock::Timestamp;
 use crate::simulate::command::Command;
+use crate::simulate::identity::{Identity, RunMark};
 use crate::simulate::load::group_id;
 use crate::simulate::log::{Buffer, Line, Outcome, Writer};
-use observed::{Copied, EventId, HeadersAgree, Identity, Letter};
+use observed::{Copied, EventId, HeadersAgree, Letter};
 
-const RUN: Uuid = Uuid::from_u128(0xF00D);
+const RUN: Uuid = Uuid::from_u128(0xF00D << 64);
 const RECEIVED: &str = "2026-11-21T20:00:00.000Z";
 const RECEIVED_MILLIS: i64 = 1_795_291_200_000;
 
@@ -325,7 +326,7 @@ fn a_record_is_read_in_either_mode_and_as_a_dead_letter() {
             headers: HeadersAgree::Yes,
         };
         let expected = Copied {
-            identity: Identity { run: RUN, connection: 0, number: 3 },
+            identity: Identity { run: RunMark::of(RUN), connection: 0, number: 3 },
             id: EventId::of(&id(0, 3)),
             key: Some(group_id(7).into_bytes()),
             group_id: Some(group_id(7)),
@@ -340,10 +341,30 @@ fn a_record_is_read_in_either_mode_and_as_a_dead_letter() {
 fn an_unrecognized_event_bears_the_body_as_it_was() {
     let mut record = event(&line(3, Outcome::Acknowledged), Mode::Binary);
     record.value =
-        br#"{"GroupId":"g","SimulatorRun":"00000000-0000-0000-0000-00000000f00d","SimulatorConnection":4,"SimulatorNumber":5}"#.to_vec();
+        br#"{"GroupId":"g","SimulatorRun":"00000000-0000-f00d-0000-000000000000","SimulatorConnection":4,"SimulatorNumber":5}"#.to_vec();
     let copied = copied(&record);
-    assert_eq!(copied.identity, Identity { run: RUN, connection: 4, number: 5 });
+    assert_eq!(copied.identity, Identity { run: RunMark::of(RUN), connection: 4, number: 5 });
     assert_eq!(copied.group_id.as_deref(), Some("g"));
+}
+
+#[test]
+fn a_dead_letter_whose_body_lies_elsewhere_is_known_by_its_headers() {
+    let lines = acknowledged(0..2);
+    let identity = Identity { run: RunMark::of(RUN), connection: 0, number: 1 };
+    let mut letter = dead_letter(&lines[1]);
+    letter.value.clear();
+    assert_eq!(observed::read(&letter.message()), Observed::Unreadable);
+    letter.headers.push(("dl_file", "x-1".to_owned()));
+    assert_eq!(observed::read(&letter.message()), Observed::Foreign);
+    letter.headers.push(("dl_query", format!("SdkAppid=1&RequestId={}", identity.request_id())));
+    assert_eq!(copied(&letter).identity, identity);
+    let mut records = in_order(&lines[..1]);
+    records.push((letter, 0));
+    let (counts, findings) = judge(&lines, &records);
+    assert!(findings.is_empty(), "{findings:?}");
+    assert_eq!((counts.acknowledged_found, counts.dead_letters), (2, 1));
+    records[1].0.key = Some(group_id(8));
+    assert_eq!(found(&judge(&lines, &records).1), [(Violation::WrongKey, 1), (Violation::WrongContent, 1)]);
 }
 
 #[test]
@@ -453,7 +474,7 @@ fn topics_that_hold_what_was_acknowledged_prove_it() {
     let report = run(&bed.config(Duration::from_secs(10)), &mut |progress| seen.push(progress)).unwrap();
     assert!(report.holds, "{report}");
     assert_eq!((report.acknowledged_found, report.records, report.repetitions, report.others), (400, 401, 1, 0));
-    assert!((0.024..0.026).contains(&report.receipt_to_kafka_seconds.p50), "{report}");
+    assert!((0.024..0.026).contains(&report.receipt_to_kafka_seconds.unwrap().p50), "{report}");
     assert_eq!(seen.last(), Some(&Progress { acknowledged: 400, found: 400, records: 401 }));
 }
 
