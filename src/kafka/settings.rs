@@ -237,6 +237,9 @@ fn defaults(kafka: &config::Kafka) -> BTreeMap<String, String> {
         ("retry.backoff.max.ms", "1000".to_owned()),
         // A connection that died without a word (a NAT, a load balancer) is noticed while nothing is sent.
         ("socket.keepalive.enable", "true".to_owned()),
+        // A broker that hangs and ends no connection: by now its cluster has long made others the leaders, and librdkafka's 60 s would hold up all that is under
+        // way to it. A request that was only slow is sent again and told apart by its sequence numbers.
+        ("socket.timeout.ms", "20000".to_owned()),
     ]
     .into_iter()
     .map(|(key, value)| (key.to_owned(), value))

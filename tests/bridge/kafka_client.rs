@@ -327,7 +327,7 @@ mod tests {
         eventually("the refusal is over", PATIENCE, || client.status.snapshot().authentication.is_none().then_some(()));
         assert_eq!(client.metrics.authentication_failed.get(), 0);
         assert_eq!(client.status.snapshot().connection, Connection::Up);
-        assert_eq!(client.status.snapshot().brokers.map(|brokers| brokers.up), Some(1));
+        assert!(client.status.snapshot().brokers.is_some_and(|brokers| brokers.up >= 1), "{:?}", client.status.snapshot());
     }
 
     #[test]

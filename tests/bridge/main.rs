@@ -1,10 +1,12 @@
 //! Tests of the real program and of its parts with real counterparts: Apache Kafka, consumers of other languages, sockets, signals.
 //!
-//! One program, so that one broker serves them all.
+//! One program, so that one set of brokers serves them all.
 #![cfg(test)]
 #![expect(clippy::float_cmp, reason = "counters are whole numbers")]
 
+mod brokers;
 mod cli;
+mod desync;
 mod disk;
 mod drain;
 mod faults;
@@ -13,7 +15,11 @@ mod ingress;
 mod journal;
 mod kafka_client;
 mod kill;
+mod network;
+mod recreation;
+mod security;
 mod shutdown;
+mod soak;
 mod spine;
 mod support;
 mod tokens;

@@ -4,7 +4,10 @@ pub(crate) mod bridge;
 pub(crate) mod consumers;
 pub(crate) mod http;
 pub(crate) mod kafka;
+pub(crate) mod proxy;
+pub(crate) mod trial;
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -27,6 +30,20 @@ pub(crate) fn eventually<T>(what: &str, timeout: Duration, mut look: impl FnMut(
         assert!(Instant::now() < deadline, "not within {timeout:?}: {what}");
         std::thread::sleep(LOOK_AGAIN);
     }
+}
+
+/// Says something to who runs the tests, of a test that passes too: what is printed is kept from them.
+pub(crate) fn say(text: &str) {
+    drop(writeln!(std::io::stderr().lock(), "{text}"));
+}
+
+/// A whole number from the environment.
+///
+/// # Panics
+/// Where it is none.
+pub(crate) fn setting(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no whole number")))
 }
 
 /// A path below `tests/`.

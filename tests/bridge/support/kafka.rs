@@ -1,16 +1,17 @@
-//! A real Apache Kafka of one node, in `KRaft` mode, with an open listener for the tests themselves and a `SASL_SSL` one with SCRAM users and ACLs.
+//! A real Apache Kafka: three brokers in `KRaft` mode that serve all tests of a run.
 //!
-//! It needs Java 17, Maven and OpenSSL. The jars are resolved once into `tests/kafka/target`; after that nothing needs the network. The broker ends with the
-//! process that started it, however that ends.
+//! It needs Java 17, Maven and OpenSSL. The jars are resolved once into `tests/kafka/target`; after that nothing needs the network. All processes end with the
+//! one that started them, however that ends.
 
-mod broker;
+mod certificates;
+mod cluster;
 mod control;
+mod node;
 mod prepare;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::PathBuf;
 use std::sync::{LazyLock, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
@@ -21,13 +22,14 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
-use tempfile::TempDir;
 
-use broker::Broker;
+pub(crate) use cluster::BROKERS;
+use cluster::Cluster;
 use control::Control;
-pub(crate) use prepare::{java, locked, made, prepared, run};
+pub(crate) use prepare::{java, locked, made, run};
 
 use super::eventually;
+use super::proxy::{Network, Weather};
 
 /// A user of the `SASL_SSL` listener, who may do only what is granted.
 pub(crate) const BRIDGE: User = User { name: "bridge", password: "bridge-sesame" };
@@ -44,22 +46,21 @@ pub(crate) struct User {
     pub(crate) password: &'static str,
 }
 
-/// The broker.
-pub(crate) struct Kafka {
-    dir: PathBuf,
-    ports: Ports,
-    broker: Option<Broker>,
-    control: Mutex<Option<Control>>,
-    /// Removes the folder where the broker's own shell did not get to it.
-    _dir: TempDir,
+/// Who signs a new certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Signer {
+    /// Who has signed the old one.
+    Same,
+    /// An authority that nobody knows yet.
+    Another,
 }
 
-/// Below 32768: a client that keeps trying a port of the ephemeral range can connect to itself, and hold it against the broker.
-#[derive(Clone, Copy)]
-struct Ports {
-    open: u16,
-    sasl: u16,
-    controller: u16,
+/// The cluster.
+pub(crate) struct Kafka {
+    cluster: Cluster,
+    control: Mutex<Option<Control>>,
+    /// Brokers show another certificate than the one that they have in their settings.
+    certificate_changed: bool,
 }
 
 /// A record as a consumer sees it.
@@ -76,12 +77,12 @@ pub(crate) struct Record {
 
 static SHARED: LazyLock<RwLock<Kafka>> = LazyLock::new(|| RwLock::new(Kafka::start()));
 
-/// The broker of this process, together with other tests. It runs.
+/// The cluster of this process, together with other tests. All of it runs.
 pub(crate) fn shared() -> RwLockReadGuard<'static, Kafka> {
     SHARED.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The broker of this process alone, to stop or kill it. It runs; when the guard goes, it runs again.
+/// The cluster of this process alone, to do harm to it. All of it runs; when the guard goes, all of it runs again.
 pub(crate) fn exclusive() -> Exclusive {
     Exclusive(SHARED.write().unwrap_or_else(PoisonError::into_inner))
 }
@@ -105,39 +106,35 @@ impl std::ops::DerefMut for Exclusive {
 
 impl Drop for Exclusive {
     fn drop(&mut self) {
-        self.0.cont();
-        if !self.0.is_alive() {
-            self.0.restart();
+        let healed = catch_unwind(AssertUnwindSafe(|| self.0.heal()));
+        // A test that has failed must not end the others with it.
+        if let Err(why) = healed
+            && !std::thread::panicking()
+        {
+            resume_unwind(why);
         }
     }
 }
 
 impl Kafka {
-    /// Starts a broker of its own and waits until it serves.
-    pub(crate) fn start() -> Self {
-        let prepared = prepared();
-        let temporary = tempfile::Builder::new().prefix("kafka-test-").tempdir().unwrap();
-        let dir = temporary.path().to_owned();
-        certificates(&dir);
-        let data = dir.join("data");
-        fs::create_dir(&data).unwrap();
-        for file in fs::read_dir(&prepared.storage).unwrap().map(Result::unwrap) {
-            fs::copy(file.path(), data.join(file.file_name())).unwrap();
-        }
-        let mut kafka = Self { dir, ports: Ports::free(), broker: None, control: Mutex::default(), _dir: temporary };
-        kafka.write_properties();
-        kafka.broker = Some(Broker::start(&kafka.dir, PATIENCE));
-        kafka
+    /// Starts a cluster and waits until it serves.
+    fn start() -> Self {
+        Self { cluster: Cluster::start(), control: Mutex::default(), certificate_changed: false }
     }
 
-    /// `host:port` of the open listener, whose clients may do everything.
+    /// `host:port` of the open listeners, whose clients may do everything.
     pub(crate) fn bootstrap_servers(&self) -> String {
-        format!("127.0.0.1:{}", self.ports.open)
+        self.cluster.open_servers()
     }
 
-    /// `host:port` of the listener with users and rights.
+    /// The same through [`Kafka::network`].
+    pub(crate) fn proxied_servers(&self) -> String {
+        self.cluster.proxied_servers()
+    }
+
+    /// `host:port` of the listeners with users and rights, through [`Kafka::network`].
     pub(crate) fn sasl_servers(&self) -> String {
-        format!("localhost:{}", self.ports.sasl)
+        self.cluster.sasl_servers()
     }
 
     /// librdkafka's properties for [`Kafka::sasl_servers`], but for the password.
@@ -148,7 +145,7 @@ impl Kafka {
             ("sasl.mechanism", "SCRAM-SHA-512".to_owned()),
             ("sasl.username", user.name.to_owned()),
             ("ssl.ca.location", ca),
-            // The broker listens on the IPv4 loopback address alone.
+            // The brokers listen on the IPv4 loopback address alone.
             ("broker.address.family", "v4".to_owned()),
         ]
         .into_iter()
@@ -156,41 +153,110 @@ impl Kafka {
         .collect()
     }
 
-    /// The certificate of the authority that has signed the broker's.
+    /// The certificate of the authority that has signed the brokers'.
     pub(crate) fn ca(&self) -> PathBuf {
-        self.dir.join("ca.pem")
+        self.cluster.authority().certificate()
     }
 
-    /// Stops the process where it is (SIGSTOP): connections stay, nothing answers.
+    /// What lies between the brokers and the clients of [`Kafka::proxied_servers`] and [`Kafka::sasl_servers`].
+    pub(crate) fn network(&self) -> &Network {
+        self.cluster.network()
+    }
+
+    /// Stops all brokers where they are (SIGSTOP): connections stay, nothing answers.
     pub(crate) fn stop(&mut self) {
-        self.broker.as_mut().unwrap().stop();
+        self.cluster.stop(&BROKERS);
     }
 
-    /// Lets a stopped process go on.
+    /// Lets stopped brokers go on.
     pub(crate) fn cont(&mut self) {
-        if let Some(broker) = &mut self.broker {
-            broker.cont();
-        }
+        self.cluster.cont(&BROKERS);
     }
 
-    /// Kills the process (SIGKILL) and waits until it is gone.
+    /// Kills all brokers (SIGKILL) and waits until they are gone.
     pub(crate) fn kill(&mut self) {
-        if let Some(broker) = self.broker.take() {
-            broker.kill();
+        self.cluster.kill(&BROKERS);
+    }
+
+    /// Starts killed brokers again with the data that they had, and waits until they serve.
+    pub(crate) fn restart(&mut self) {
+        let dead = self.cluster.dead();
+        self.cluster.restart(&dead);
+    }
+
+    /// As [`Kafka::stop`], of some.
+    pub(crate) fn stop_brokers(&mut self, ids: &[i32]) {
+        self.cluster.stop(ids);
+    }
+
+    /// As [`Kafka::kill`], of some.
+    pub(crate) fn kill_brokers(&mut self, ids: &[i32]) {
+        self.cluster.kill(ids);
+    }
+
+    /// Undoes whatever was done to the cluster.
+    pub(crate) fn heal(&mut self) {
+        self.network().becomes(Weather::Clear);
+        self.cont();
+        self.restart();
+        if std::mem::take(&mut self.certificate_changed) {
+            for id in BROKERS {
+                self.ask(&format!("keystore {id}"));
+            }
+            self.cluster.shows(None);
         }
     }
 
-    /// Starts a killed broker again with the data that it had, and waits until it serves.
-    pub(crate) fn restart(&mut self) {
-        self.kill();
-        self.broker = Some(Broker::start(&self.dir, PATIENCE));
+    /// The leader and the in-sync replicas of each partition of a topic.
+    pub(crate) fn partitions(&self, topic: &str) -> Vec<(i32, BTreeSet<i32>)> {
+        let metadata = self.consumer().fetch_metadata(Some(topic), PATIENCE).unwrap();
+        let partitions = metadata.topics().first().unwrap().partitions();
+        partitions.iter().map(|partition| (partition.leader(), partition.isr().iter().copied().collect())).collect()
     }
 
-    fn is_alive(&self) -> bool {
-        self.broker.as_ref().is_some_and(Broker::is_alive)
+    /// Waits until every partition of these topics has a leader and all its replicas in sync.
+    pub(crate) fn in_sync(&self, topics: &[String]) {
+        for topic in topics {
+            eventually(&format!("all replicas of {topic} are in sync"), PATIENCE, || {
+                self.partitions(topic).iter().all(|(leader, isr)| *leader >= 0 && isr.len() == BROKERS.len()).then_some(())
+            });
+        }
     }
 
-    /// Makes a topic and waits until the broker knows it.
+    /// Makes topics with three replicas, and waits until all of them are in sync.
+    pub(crate) fn create_replicated(&self, topics: &[String], partitions: i32) {
+        let replicas = i32::try_from(BROKERS.len()).unwrap();
+        let new: Vec<_> = topics.iter().map(|topic| NewTopic::new(topic, partitions, TopicReplication::Fixed(replicas))).collect();
+        let made = block_on(self.admin().create_topics(&new, &options())).unwrap();
+        assert!(made.iter().all(Result::is_ok), "{made:?}");
+        self.in_sync(topics);
+    }
+
+    /// Has all brokers show a new certificate for `localhost` to new connections. Tells the certificate of the authority that has signed it.
+    pub(crate) fn change_certificate(&mut self, by: Signer) -> PathBuf {
+        let another;
+        let authority = match by {
+            Signer::Same => self.cluster.authority(),
+            Signer::Another => {
+                another = self.cluster.another_authority("another-authority");
+                &another
+            }
+        };
+        let (ca, keystore) = (authority.certificate(), authority.keystore("changed.pem"));
+        self.certificate_changed = true;
+        for id in BROKERS {
+            self.ask(&format!("keystore {id} {}", keystore.display()));
+        }
+        self.cluster.shows(Some(&keystore));
+        ca
+    }
+
+    /// Makes a user of the `SASL_SSL` listeners, or changes one's password.
+    pub(crate) fn set_password(&self, user: &str, password: &str) {
+        self.ask(&format!("password {user} {password}"));
+    }
+
+    /// Makes a topic with one replica and waits until it is known.
     pub(crate) fn create_topic(&self, topic: &str, partitions: i32, settings: &[(&str, &str)]) {
         let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
         for (name, value) in settings {
@@ -206,7 +272,7 @@ impl Kafka {
         });
     }
 
-    /// Deletes a topic and waits until the broker knows it no more.
+    /// Deletes a topic and waits until it is known no more.
     pub(crate) fn delete_topic(&self, topic: &str) {
         let gone = block_on(self.admin().delete_topics(&[topic], &options())).unwrap();
         assert_eq!(gone, [Ok(topic.to_owned())]);
@@ -224,6 +290,11 @@ impl Kafka {
     /// Takes all of a user's rights on a topic away.
     pub(crate) fn revoke(&self, user: User, topic: &str) {
         self.ask(&format!("revoke {} {topic}", user.name));
+    }
+
+    /// Publishes records in the name of the idempotent producer that wrote to a partition last, which is out of step with the partition's leader from then on.
+    pub(crate) fn forge(&self, topic: &str, partition: i32, count: u32) {
+        self.ask(&format!("forge {topic} {partition} {count}"));
     }
 
     /// Publishes a record of this key as the Java client does by default; the answer is the partition that it chose.
@@ -282,44 +353,6 @@ impl Kafka {
         config.set("bootstrap.servers", self.bootstrap_servers()).set("allow.auto.create.topics", "false");
         config
     }
-
-    fn write_properties(&self) {
-        let Ports { open, sasl, controller } = self.ports;
-        let dir = self.dir.display();
-        let text = format!(
-            "process.roles=broker,controller\n\
-             node.id=1\n\
-             controller.quorum.voters=1@127.0.0.1:{controller}\n\
-             listeners=PLAINTEXT://127.0.0.1:{open},SASL_SSL://127.0.0.1:{sasl},CONTROLLER://127.0.0.1:{controller}\n\
-             advertised.listeners=PLAINTEXT://127.0.0.1:{open},SASL_SSL://localhost:{sasl}\n\
-             controller.listener.names=CONTROLLER\n\
-             inter.broker.listener.name=PLAINTEXT\n\
-             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT\n\
-             ssl.keystore.type=PEM\n\
-             ssl.keystore.location={dir}/keystore.pem\n\
-             ssl.truststore.type=PEM\n\
-             ssl.truststore.location={dir}/ca.pem\n\
-             sasl.enabled.mechanisms=SCRAM-SHA-512\n\
-             listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;\n\
-             authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
-             super.users=User:ANONYMOUS\n\
-             allow.everyone.if.no.acl.found=false\n\
-             log.dirs={dir}/data\n\
-             offsets.topic.replication.factor=1\n\
-             offsets.topic.num.partitions=1\n\
-             transaction.state.log.replication.factor=1\n\
-             transaction.state.log.min.isr=1\n\
-             transaction.state.log.num.partitions=4\n\
-             share.coordinator.state.topic.replication.factor=1\n\
-             share.coordinator.state.topic.min.isr=1\n\
-             group.initial.rebalance.delay.ms=0\n\
-             auto.create.topics.enable=false\n\
-             default.replication.factor=1\n\
-             min.insync.replicas=1\n\
-             num.partitions=6\n"
-        );
-        fs::write(self.dir.join("server.properties"), text).unwrap();
-    }
 }
 
 impl From<&BorrowedMessage<'_>> for Record {
@@ -336,67 +369,10 @@ impl From<&BorrowedMessage<'_>> for Record {
     }
 }
 
-impl Drop for Kafka {
-    fn drop(&mut self) {
-        self.cont();
-        self.kill();
-    }
-}
-
-impl Ports {
-    fn free() -> Self {
-        let mut found = Vec::new();
-        while found.len() < 3 {
-            let port = fastrand::u16(20_000..32_000);
-            if !found.contains(&port) && std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
-                found.push(port);
-            }
-        }
-        Self { open: found[0], sasl: found[1], controller: found[2] }
-    }
-}
-
 fn options() -> AdminOptions {
     AdminOptions::new().request_timeout(Some(PATIENCE)).operation_timeout(Some(PATIENCE))
 }
 
 fn block_on<F: Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
-}
-
-/// An authority and a certificate for `localhost` that it has signed, as PEM files.
-fn certificates(dir: &Path) {
-    const KEY: [&str; 6] = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-batch"];
-    const CA: [&str; 4] = ["-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign"];
-    fs::write(dir.join("san.ext"), "subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n").unwrap();
-    let ca: Vec<&str> = ["req", "-x509", "-days", "30", "-subj", "/CN=test-ca", "-keyout", "ca.key", "-out", "ca.pem"]
-        .into_iter()
-        .chain(KEY)
-        .chain(CA)
-        .collect();
-    let request: Vec<&str> =
-        ["req", "-subj", "/CN=localhost", "-keyout", "server.key", "-out", "server.csr"].into_iter().chain(KEY).collect();
-    let sign = [
-        "x509",
-        "-req",
-        "-in",
-        "server.csr",
-        "-CA",
-        "ca.pem",
-        "-CAkey",
-        "ca.key",
-        "-CAcreateserial",
-        "-days",
-        "30",
-        "-extfile",
-        "san.ext",
-        "-out",
-        "server.pem",
-    ];
-    for arguments in [&ca[..], &request[..], &sign[..]] {
-        let done = Command::new("openssl").args(arguments).current_dir(dir).output().unwrap();
-        assert!(done.status.success(), "openssl {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
-    }
-    let parts = ["server.key", "server.pem", "ca.pem"].map(|file| fs::read_to_string(dir.join(file)).unwrap());
-    fs::write(dir.join("keystore.pem"), parts.concat()).unwrap();
 }

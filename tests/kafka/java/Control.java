@@ -6,14 +6,21 @@ import java.util.List;
 import java.util.Map;
 import java.util.concurrent.TimeUnit;
 import org.apache.kafka.clients.admin.Admin;
+import org.apache.kafka.clients.admin.AlterConfigOp;
+import org.apache.kafka.clients.admin.ConfigEntry;
+import org.apache.kafka.clients.admin.ScramCredentialInfo;
+import org.apache.kafka.clients.admin.ScramMechanism;
+import org.apache.kafka.clients.admin.UserScramCredentialUpsertion;
 import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
+import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.acl.AccessControlEntry;
 import org.apache.kafka.common.acl.AccessControlEntryFilter;
 import org.apache.kafka.common.acl.AclBinding;
 import org.apache.kafka.common.acl.AclBindingFilter;
 import org.apache.kafka.common.acl.AclOperation;
 import org.apache.kafka.common.acl.AclPermissionType;
+import org.apache.kafka.common.config.ConfigResource;
 import org.apache.kafka.common.resource.PatternType;
 import org.apache.kafka.common.resource.ResourcePattern;
 import org.apache.kafka.common.resource.ResourcePatternFilter;
@@ -27,6 +34,9 @@ import org.apache.kafka.common.serialization.ByteArraySerializer;
  * grant USER TOPIC OPERATION    allow it
  * revoke USER TOPIC             take all rights to the topic away
  * publish TOPIC HEXKEY          publish a record with this key as Java does by default; the answer is its partition
+ * password USER PASSWORD        make a SCRAM user, or change one's password
+ * keystore BROKER [FILE]        have a broker show the certificate of this file to new connections, or that of its settings
+ * forge TOPIC PARTITION COUNT   publish so many records in the name of the idempotent producer that wrote there last, as its next
  * </pre>
  */
 public final class Control {
@@ -65,6 +75,24 @@ public final class Control {
       case "publish" -> {
         var record = new ProducerRecord<byte[], byte[]>(words[1], HexFormat.of().parseHex(words[2]), new byte[0]);
         return "" + producer.send(record).get(20, TimeUnit.SECONDS).partition();
+      }
+      case "password" -> {
+        var info = new ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096);
+        admin.alterUserScramCredentials(List.of(new UserScramCredentialUpsertion(words[1], info, words[2]))).all().get(20, TimeUnit.SECONDS);
+        return "";
+      }
+      case "keystore" -> {
+        var broker = new ConfigResource(ConfigResource.Type.BROKER, words[1]);
+        var file = words.length > 2 ? words[2] : null;
+        var change =
+            new AlterConfigOp(
+                new ConfigEntry("listener.name.sasl.ssl.keystore.location", file),
+                file == null ? AlterConfigOp.OpType.DELETE : AlterConfigOp.OpType.SET);
+        admin.incrementalAlterConfigs(Map.of(broker, List.of(change))).all().get(20, TimeUnit.SECONDS);
+        return "";
+      }
+      case "forge" -> {
+        return "" + Forgery.commit(admin, new TopicPartition(words[1], Integer.parseInt(words[2])), Integer.parseInt(words[3]));
       }
       default -> throw new IllegalArgumentException("unknown command " + words[0]);
     }

@@ -10,6 +10,9 @@ use sha2::{Digest as _, Sha256};
 use super::super::tests_dir;
 use super::{BRIDGE, STRANGER};
 
+/// The name of the cluster: 16 bytes in base64.
+pub(super) const CLUSTER_ID: &str = "Y2hhdC1icmlkZ2UtdGVzdA";
+
 /// What is in the folder when it is prepared.
 pub(crate) struct Prepared {
     /// The files of a formatted storage with the users in it.
@@ -57,8 +60,9 @@ fn prepare() -> Prepared {
             run(Command::new("mvn").args(goal).current_dir(tests_dir("kafka")));
         }
     });
-    let sources = [tests_dir("kafka/java/Control.java"), tests_dir("consumers/java/Events.java")];
-    let classes = made(&target, "classes", &[&pom, &sources[0], &sources[1]], |folder| {
+    let sources = ["kafka/java/Control.java", "kafka/java/Forgery.java", "consumers/java/Events.java"].map(tests_dir);
+    let made_of: Vec<&Path> = std::iter::once(&pom).chain(&sources).map(PathBuf::as_path).collect();
+    let classes = made(&target, "classes", &made_of, |folder| {
         run(Command::new("javac").arg("-cp").arg(format!("{}/*", lib.display())).arg("-d").arg(folder).args(&sources));
     });
     let this = tests_dir("bridge/support/kafka/prepare.rs");
@@ -86,18 +90,17 @@ pub(crate) fn made(target: &Path, name: &str, of: &[&Path], make: impl FnOnce(&P
     folder
 }
 
-/// Formatting takes a JVM's start, so it is done once: a storage does not depend on its place, nor on ports.
+/// Formatting takes a JVM's start, so it is done once: a storage does not depend on its place, nor on ports, and names its process in two lines only.
 fn format_storage(lib: &Path, folder: &Path) {
     let properties = folder.with_extension("properties");
     let text = format!(
-        "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:1\nlisteners=PLAINTEXT://127.0.0.1:2,CONTROLLER://127.0.0.1:1\n\
-         controller.listener.names=CONTROLLER\nlistener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\nlog.dirs={}\n",
+        "process.roles=controller\nnode.id=9\ncontroller.quorum.voters=9@127.0.0.1:1\nlisteners=CONTROLLER://127.0.0.1:1\n\
+         controller.listener.names=CONTROLLER\nlistener.security.protocol.map=CONTROLLER:PLAINTEXT\nlog.dirs={}\n",
         folder.display()
     );
     fs::write(&properties, text).unwrap();
     let mut arguments = start_of_java(&format!("{}/*", lib.display()));
-    // The name of the cluster: 16 bytes in base64.
-    arguments.extend(["kafka.tools.StorageTool", "format", "-t", "Y2hhdC1icmlkZ2UtdGVzdA", "-c"].map(str::to_owned));
+    arguments.extend(["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c"].map(str::to_owned));
     arguments.push(properties.display().to_string());
     for user in [BRIDGE, STRANGER] {
         arguments.extend(["--add-scram".to_owned(), format!("SCRAM-SHA-512=[name={},password={}]", user.name, user.password)]);
