@@ -9,11 +9,11 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crate::support::bridge::{Answer, Bridge, PATIENCE, Site, attempt, closing_request, group_full, padded, prefix};
+use crate::support::bridge::{Answer, Bridge, PATIENCE, Site, group_full, padded, prefix};
 use crate::support::kafka::{self, Kafka};
+use crate::support::senders::send_until_gone;
 use crate::support::{eventually, free_port};
 
 /// Behind a segment's header (`docs/journal-format.md`).
@@ -195,21 +195,13 @@ fn after_a_failed_write_or_sync_nobody_is_answered_and_the_process_ends_with_74(
         let prefix = prefix("broken");
         let site = Site::new(&nowhere(), &prefix, "");
         let mut bridge = Bridge::start(failing(&site, file, call, nth));
-        let (public, answered) = (bridge.public, Mutex::new(BTreeSet::new()));
-        let failed_at = Mutex::new(None);
-        std::thread::scope(|scope| {
-            for sender in 0..4 {
-                let (answered, failed_at) = (&answered, &failed_at);
-                scope.spawn(move || send_beyond_the_failure(public, sender, answered, failed_at));
-            }
-        });
+        let told = send_until_gone(bridge.public, 0);
         let log = bridge.ended_with(74, Duration::from_secs(10));
         let ended = Instant::now();
-        let (answered, failed_at) = (answered.into_inner().unwrap(), failed_at.into_inner().unwrap());
-        let lasted = ended.duration_since(failed_at.unwrap());
+        let lasted = ended.duration_since(told.failed_at);
         assert!(lasted <= Duration::from_secs(4), "{call} {file}: it ended {lasted:?} after the first refusal");
         assert!(log.contains(file) && log.contains("the bridge ends"), "{log}");
-        assert!(!answered.is_empty());
+        assert!(!told.answered.is_empty());
 
         site.configure(&kafka.bootstrap_servers(), &prefix, "");
         site.make_topics();
@@ -217,33 +209,7 @@ fn after_a_failed_write_or_sync_nobody_is_answered_and_the_process_ends_with_74(
         bridge.settled(PATIENCE);
         bridge.stop();
         let keys: BTreeSet<String> = kafka.keys(&format!("{prefix}group-full")).into_iter().collect();
-        assert!(answered.is_subset(&keys), "{call} {file}: {:?}", answered.difference(&keys).collect::<Vec<_>>());
-    }
-}
-
-/// Posts until the bridge is gone; once it was refused, nothing is answered with success any more.
-fn send_beyond_the_failure(
-    public: std::net::SocketAddr,
-    sender: u32,
-    answered: &Mutex<BTreeSet<String>>,
-    failed_at: &Mutex<Option<Instant>>,
-) {
-    for number in 0..1_000_000 {
-        let group = format!("{sender}-{number}");
-        let begun = Instant::now();
-        let answer = attempt(public, closing_request(&group_full(&group, number)).as_bytes());
-        let mut failed = failed_at.lock().unwrap();
-        if answer.as_ref().is_ok_and(Answer::is_success) {
-            assert!(failed.is_none_or(|failed| begun < failed), "answered with success after the failure");
-            answered.lock().unwrap().insert(group);
-            continue;
-        }
-        failed.get_or_insert_with(Instant::now);
-        match answer {
-            Ok(answer) => assert_eq!(answer.status, 503, "{answer:?}"),
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => return,
-            Err(_) => {}
-        }
+        assert!(told.answered.is_subset(&keys), "{call} {file}: {:?}", told.answered.difference(&keys).collect::<Vec<_>>());
     }
 }
 

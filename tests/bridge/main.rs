@@ -11,6 +11,7 @@ mod hostile;
 mod ingress;
 mod kafka_client;
 mod kill;
+mod power;
 mod shutdown;
 mod spine;
 mod support;

@@ -3,6 +3,9 @@
 pub(crate) mod bridge;
 pub(crate) mod consumers;
 pub(crate) mod kafka;
+pub(crate) mod load;
+pub(crate) mod senders;
+pub(crate) mod volume;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
