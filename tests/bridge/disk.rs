@@ -191,7 +191,12 @@ fn after_a_failed_write_or_sync_nobody_is_answered_and_the_process_ends_with_74(
     assert!(there, "this test needs strace (Debian: strace), which makes the disk's errors");
     let kafka = kafka::shared();
     let segment = format!("{:020}.segment", 1);
-    for (file, call, nth) in [(segment.as_str(), "fdatasync", 60), (segment.as_str(), "pwrite64", 60), ("checkpoint", "fdatasync", 4)] {
+    for (file, call, nth) in [
+        (segment.as_str(), "fdatasync", 60),
+        (segment.as_str(), "pwrite64", 60),
+        ("checkpoint", "fdatasync", 4),
+        ("checkpoint", "pwrite64", 4),
+    ] {
         let prefix = prefix("broken");
         let site = Site::new(&nowhere(), &prefix, "");
         let mut bridge = Bridge::start(failing(&site, file, call, nth));
@@ -278,6 +283,39 @@ fn a_flipped_bit_costs_one_record_at_most_which_is_counted_said_and_set_aside() 
     sender.answered.insert("after".to_owned());
     bridge.settled(PATIENCE);
     bridge.stop();
+    sender.is_published(&kafka, &prefix);
+}
+
+#[test]
+fn a_flipped_bit_in_an_older_segment_costs_one_record_when_it_is_read() {
+    let kafka = kafka::shared();
+    let prefix = prefix("older");
+    let nowhere = nowhere();
+    let site = Site::new(&nowhere, &prefix, "http.body_max = \"512KiB\"\nshutdown.drain_max = \"1ms\"");
+    site.change("journal.segment_size = \"8MiB\"", "journal.segment_size = \"1MiB\"");
+    let bridge = site.start();
+    let mut sender = Sender::default();
+    for _ in 0..100 {
+        assert!(sender.post(&bridge, 40_000).is_success());
+    }
+    assert!(bridge.metrics()["chat_bridge_journal_segments"] >= 4.0);
+    bridge.stop();
+    let mut bytes = fs::read(segment(&site)).unwrap();
+    let start = frames(&bytes).starts[9];
+    bytes[start + 1_000] ^= 0x10;
+    fs::write(segment(&site), bytes).unwrap();
+
+    site.change(&format!("kafka.bootstrap_servers = {nowhere:?}"), &format!("kafka.bootstrap_servers = {:?}", kafka.bootstrap_servers()));
+    site.make_topics();
+    let bridge = site.start();
+    bridge.settled(PATIENCE);
+    let metrics = bridge.metrics();
+    let log = bridge.stop();
+    for (outcome, records) in [("corrupt", 1.0), ("published", 99.0)] {
+        assert_eq!(metrics[&format!("chat_bridge_records_completed_total{{outcome=\"{outcome}\"}}")], records, "{log}");
+    }
+    assert_eq!((set_aside(&site), metrics["chat_bridge_journal_set_aside_total"]), (1, 1.0), "{log}");
+    assert!(sender.answered.remove("group-00009"));
     sender.is_published(&kafka, &prefix);
 }
 

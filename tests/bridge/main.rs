@@ -5,6 +5,7 @@
 #![expect(clippy::float_cmp, reason = "counters are whole numbers")]
 
 mod cli;
+mod clock;
 mod disk;
 mod faults;
 mod hostile;
@@ -12,6 +13,7 @@ mod ingress;
 mod kafka_client;
 mod kill;
 mod power;
+mod restored;
 mod shutdown;
 mod spine;
 mod support;
