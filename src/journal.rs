@@ -58,7 +58,8 @@
 //! * *Records that the checkpoint knows and the log does not have*, its durable end or a position beyond the log's end: the log has lost
 //!   its end, and perhaps records that the checkpoint had not heard of. The next LSN is the highest of all that are known; the identity is
 //!   a new one from there, so that the unknown ones are not used again; readers yield the gap as corrupt. The same where both headers of
-//!   the newest segment are bad.
+//!   the newest segment are bad, and where a torn frame that is cut whole was all that stood behind damage: without it, that damage looks
+//!   like the end.
 //! * *No good slot*: reading begins at the oldest segment, and everything in the log may be published again.
 //! * *An error of the disk*, such as `EIO` for one sector, is no corruption: what stands there is not known, and may be read another time. The
 //!   start fails with it, as every later one does until the sector can be read; `docs/journal-format.md` says how to go on without it.

@@ -242,13 +242,15 @@ impl<'a> Mending<'a> {
     fn mend(mut self, lock: Box<dyn Lock>) -> Result<Recovered, Error> {
         let survey = self.examine_last_segment()?;
         let found_end = survey.as_ref().map_or(Lsn::FIRST, |survey| survey.end);
-        let identity_changed = self.has_lost_end(found_end);
+        let mut identity_changed = self.has_lost_end(found_end);
         if let Some((last, survey)) = self.segments.back().cloned().zip(survey.as_ref()) {
             if identity_changed && !self.end_unknown {
                 // Where frames should be that are not there, something else is. Only what was found is worth a copy, so this comes before any write.
                 self.keep(&last, survey.cut, last.length)?;
             }
-            survey::rewrite(&last, survey, if self.unclean { survey::Rest::Zero } else { survey::Rest::Leave })?;
+            let left = survey::rewrite(&last, survey, if self.unclean { survey::Rest::Zero } else { survey::Rest::Leave })?;
+            // Durable records behind the end that a later start will find: as where the log has lost its end.
+            identity_changed |= left < found_end;
         }
         self.settle_end(found_end, identity_changed);
         let last_is_ours = self.segments.back().is_some_and(|segment| segment.header.journal == self.content.journal);

@@ -32,6 +32,17 @@ pub(super) struct Survey {
     repair: Option<FrameAt>,
 }
 
+impl Survey {
+    /// Whether a walk found all but the damage that the cut torn frame stood behind.
+    fn ends_before_damage(&self, again: &Walked) -> bool {
+        self.torn.is_some()
+            && self
+                .corrupt
+                .split_last()
+                .is_some_and(|(last, others)| last.to == self.cut && again.end == last.first && again.damages == others)
+    }
+}
+
 /// What becomes of the bytes behind the log's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rest {
@@ -57,8 +68,9 @@ pub(super) fn examine(segment: &Arc<Segment>, durable_end: Lsn) -> Result<Survey
     Ok(decide(walked, durable_end))
 }
 
-/// Writes what is accepted once more, cuts the rest, and syncs: the page cache may hold what the disk does not.
-pub(super) fn rewrite(segment: &Arc<Segment>, survey: &Survey, rest: Rest) -> Result<(), Error> {
+/// Writes what is accepted once more, cuts the rest, and syncs: the page cache may hold what the disk does not. Tells where the records end that can be
+/// found from now on: before [`Survey::end`] where a torn frame that was cut whole was all that showed that damage before it is not the end.
+pub(super) fn rewrite(segment: &Arc<Segment>, survey: &Survey, rest: Rest) -> Result<Lsn, Error> {
     segment.write(&segment.header.encode(), 0)?;
     let mut at = PAGE_END;
     while at < survey.cut {
@@ -76,7 +88,8 @@ pub(super) fn rewrite(segment: &Arc<Segment>, survey: &Survey, rest: Rest) -> Re
     segment.sync()?;
     // What was written must be what was examined: pages may have been read from the disk anew in between.
     let again = walk(segment)?;
-    if again.end == survey.end && again.damages == survey.corrupt { Ok(()) } else { Err(Error::Unstable { path: segment.path.clone() }) }
+    let same = again.end == survey.end && again.damages == survey.corrupt;
+    if same || survey.ends_before_damage(&again) { Ok(again.end) } else { Err(Error::Unstable { path: segment.path.clone() }) }
 }
 
 fn walk(segment: &Arc<Segment>) -> Result<Walked, Error> {

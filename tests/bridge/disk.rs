@@ -9,11 +9,11 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crate::support::bridge::{Answer, Bridge, PATIENCE, Site, attempt, closing_request, group_full, padded, prefix};
+use crate::support::bridge::{Answer, Bridge, PATIENCE, Site, group_full, padded, prefix};
 use crate::support::kafka::{self, Kafka};
+use crate::support::senders::send_until_gone;
 use crate::support::{eventually, free_port};
 
 /// Behind a segment's header (`docs/journal-format.md`).
@@ -191,25 +191,22 @@ fn after_a_failed_write_or_sync_nobody_is_answered_and_the_process_ends_with_74(
     assert!(there, "this test needs strace (Debian: strace), which makes the disk's errors");
     let kafka = kafka::shared();
     let segment = format!("{:020}.segment", 1);
-    for (file, call, nth) in [(segment.as_str(), "fdatasync", 60), (segment.as_str(), "pwrite64", 60), ("checkpoint", "fdatasync", 4)] {
+    for (file, call, nth) in [
+        (segment.as_str(), "fdatasync", 60),
+        (segment.as_str(), "pwrite64", 60),
+        ("checkpoint", "fdatasync", 4),
+        ("checkpoint", "pwrite64", 4),
+    ] {
         let prefix = prefix("broken");
         let site = Site::new(&nowhere(), &prefix, "");
         let mut bridge = Bridge::start(failing(&site, file, call, nth));
-        let (public, answered) = (bridge.public, Mutex::new(BTreeSet::new()));
-        let failed_at = Mutex::new(None);
-        std::thread::scope(|scope| {
-            for sender in 0..4 {
-                let (answered, failed_at) = (&answered, &failed_at);
-                scope.spawn(move || send_beyond_the_failure(public, sender, answered, failed_at));
-            }
-        });
+        let told = send_until_gone(bridge.public, 0);
         let log = bridge.ended_with(74, Duration::from_secs(10));
         let ended = Instant::now();
-        let (answered, failed_at) = (answered.into_inner().unwrap(), failed_at.into_inner().unwrap());
-        let lasted = ended.duration_since(failed_at.unwrap());
+        let lasted = ended.duration_since(told.failed_at);
         assert!(lasted <= Duration::from_secs(4), "{call} {file}: it ended {lasted:?} after the first refusal");
         assert!(log.contains(file) && log.contains("the bridge ends"), "{log}");
-        assert!(!answered.is_empty());
+        assert!(!told.answered.is_empty());
 
         site.configure(&kafka.bootstrap_servers(), &prefix, "");
         site.make_topics();
@@ -217,33 +214,7 @@ fn after_a_failed_write_or_sync_nobody_is_answered_and_the_process_ends_with_74(
         bridge.settled(PATIENCE);
         bridge.stop();
         let keys: BTreeSet<String> = kafka.keys(&format!("{prefix}group-full")).into_iter().collect();
-        assert!(answered.is_subset(&keys), "{call} {file}: {:?}", answered.difference(&keys).collect::<Vec<_>>());
-    }
-}
-
-/// Posts until the bridge is gone; once it was refused, nothing is answered with success any more.
-fn send_beyond_the_failure(
-    public: std::net::SocketAddr,
-    sender: u32,
-    answered: &Mutex<BTreeSet<String>>,
-    failed_at: &Mutex<Option<Instant>>,
-) {
-    for number in 0..1_000_000 {
-        let group = format!("{sender}-{number}");
-        let begun = Instant::now();
-        let answer = attempt(public, closing_request(&group_full(&group, number)).as_bytes());
-        let mut failed = failed_at.lock().unwrap();
-        if answer.as_ref().is_ok_and(Answer::is_success) {
-            assert!(failed.is_none_or(|failed| begun < failed), "answered with success after the failure");
-            answered.lock().unwrap().insert(group);
-            continue;
-        }
-        failed.get_or_insert_with(Instant::now);
-        match answer {
-            Ok(answer) => assert_eq!(answer.status, 503, "{answer:?}"),
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => return,
-            Err(_) => {}
-        }
+        assert!(told.answered.is_subset(&keys), "{call} {file}: {:?}", told.answered.difference(&keys).collect::<Vec<_>>());
     }
 }
 
@@ -312,6 +283,39 @@ fn a_flipped_bit_costs_one_record_at_most_which_is_counted_said_and_set_aside() 
     sender.answered.insert("after".to_owned());
     bridge.settled(PATIENCE);
     bridge.stop();
+    sender.is_published(&kafka, &prefix);
+}
+
+#[test]
+fn a_flipped_bit_in_an_older_segment_costs_one_record_when_it_is_read() {
+    let kafka = kafka::shared();
+    let prefix = prefix("older");
+    let nowhere = nowhere();
+    let site = Site::new(&nowhere, &prefix, "http.body_max = \"512KiB\"\nshutdown.drain_max = \"1ms\"");
+    site.change("journal.segment_size = \"8MiB\"", "journal.segment_size = \"1MiB\"");
+    let bridge = site.start();
+    let mut sender = Sender::default();
+    for _ in 0..100 {
+        assert!(sender.post(&bridge, 40_000).is_success());
+    }
+    assert!(bridge.metrics()["chat_bridge_journal_segments"] >= 4.0);
+    bridge.stop();
+    let mut bytes = fs::read(segment(&site)).unwrap();
+    let start = frames(&bytes).starts[9];
+    bytes[start + 1_000] ^= 0x10;
+    fs::write(segment(&site), bytes).unwrap();
+
+    site.change(&format!("kafka.bootstrap_servers = {nowhere:?}"), &format!("kafka.bootstrap_servers = {:?}", kafka.bootstrap_servers()));
+    site.make_topics();
+    let bridge = site.start();
+    bridge.settled(PATIENCE);
+    let metrics = bridge.metrics();
+    let log = bridge.stop();
+    for (outcome, records) in [("corrupt", 1.0), ("published", 99.0)] {
+        assert_eq!(metrics[&format!("chat_bridge_records_completed_total{{outcome=\"{outcome}\"}}")], records, "{log}");
+    }
+    assert_eq!((set_aside(&site), metrics["chat_bridge_journal_set_aside_total"]), (1, 1.0), "{log}");
+    assert!(sender.answered.remove("group-00009"));
     sender.is_published(&kafka, &prefix);
 }
 

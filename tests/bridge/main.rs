@@ -6,6 +6,7 @@
 
 mod brokers;
 mod cli;
+mod clock;
 mod desync;
 mod disk;
 mod drain;
@@ -16,7 +17,9 @@ mod journal;
 mod kafka_client;
 mod kill;
 mod network;
+mod power;
 mod recreation;
+mod restored;
 mod security;
 mod shutdown;
 mod soak;

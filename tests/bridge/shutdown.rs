@@ -257,7 +257,7 @@ fn a_journal_of_an_unknown_version_is_refused_and_no_file_of_it_touched() {
 
     // Both copies of the segment's header; the slot of the checkpoint, whose length stands in it.
     of_another_version(&segment, 0, 64);
-    of_another_version(&segment, 2048, 64);
+    of_another_version(&segment, 4096, 64);
     refuses_and_touches_nothing(&site, &segment);
     fs::write(&segment, segment_before).unwrap();
     for slot in [0, 64 * 1024] {

@@ -4,8 +4,11 @@ pub(crate) mod bridge;
 pub(crate) mod consumers;
 pub(crate) mod http;
 pub(crate) mod kafka;
+pub(crate) mod load;
 pub(crate) mod proxy;
+pub(crate) mod senders;
 pub(crate) mod trial;
+pub(crate) mod volume;
 
 use std::io::Write as _;
 use std::path::PathBuf;

@@ -258,6 +258,24 @@ fn a_frame_behind_the_damage_makes_it_corruption() {
 }
 
 #[test]
+fn damage_that_only_a_torn_frame_shows_is_told_once_and_its_lsns_are_never_used_again() {
+    for (before, durable_end) in [(Vec::new(), 3), (Vec::new(), 6), (stale(), 3), (stale(), 6)] {
+        let (mut image, all) = three_frames(before);
+        // Nothing of the second frame is left; of the third, which was written when the second was synced, its header.
+        let (damaged, torn, end) = (image.frames[1], image.frames[2], image.frames[3]);
+        image.bytes[damaged..torn].fill(0xEE);
+        image.bytes[torn + frame::HEADER..end].fill(0xEE);
+        let bed = image.folder(durable_end, at(1));
+        let (report, items) = recover_twice(&bed);
+        let expected: Vec<Item> = records(1, &all[..2]).into_iter().chain([corrupt(3, 6)]).collect();
+        assert_eq!(items, expected, "durable up to {durable_end}");
+        assert_eq!((report.end, report.identity_before), (Lsn::new(6), Some(image.journal)), "durable up to {durable_end}");
+        assert_eq!((report.set_aside.len(), report.lost), (1, vec![(Lsn::new(3), Lsn::new(6))]), "durable up to {durable_end}");
+        goes_on(&bed, &items);
+    }
+}
+
+#[test]
 fn durable_records_that_are_gone_are_told_and_their_lsns_never_used_again() {
     let (image, all) = three_frames(Vec::new());
     for (durable_end, positions) in [(10, at(2)), (8, at(7)), (6, at(9))] {

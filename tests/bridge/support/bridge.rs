@@ -83,6 +83,11 @@ impl Site {
         fs::write(self.config(), text.replace(&format!("{from}\n"), &format!("{to}\n"))).unwrap();
     }
 
+    /// Takes callbacks on this port from the next start on.
+    pub(crate) fn listen(&self, port: u16) {
+        self.change("http.listen = \"127.0.0.1:0\"", &format!("http.listen = \"127.0.0.1:{port}\""));
+    }
+
     /// `serve` with this configuration.
     pub(crate) fn command(&self) -> Command {
         let mut command = program();
