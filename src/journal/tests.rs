@@ -2,6 +2,7 @@
 
 mod appending;
 mod bed;
+mod crash;
 mod format;
 mod recovering;
 mod room;

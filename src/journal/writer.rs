@@ -1,6 +1,7 @@
 //! The writer thread: one frame a batch, one write and one sync a frame.
 //!
-//! It never sleeps and never looks again: it waits for records, or for a segment. What arrives while it syncs makes the next batch.
+//! It never sleeps and never looks again: it waits for records, or for a segment. What arrives while it syncs makes the next batch. All waiting is in
+//! the loop; a step waits for nothing but the disk.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,7 +16,7 @@ use super::number::{to_u64, to_usize};
 use super::queue::{Answers, Take, Waiting};
 use super::record::{self, Salt};
 use super::segment::{Header, PAGE_END, Segment, Spare};
-use super::shared::{Mark, Shared};
+use super::shared::{Mark, Shared, Spares};
 use super::slot::{AppendError, Slot};
 use super::storage::write_all_at;
 use super::tail::TailFrame;
@@ -31,6 +32,19 @@ impl Active {
     fn room(&self) -> usize {
         to_usize(self.segment.length.saturating_sub(self.offset))
     }
+}
+
+/// What a step has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// There may be more to do.
+    Done,
+    /// Nothing waits to be written.
+    WaitForRecords,
+    /// The next record has no segment to go to before the keeper has prepared one.
+    WaitForSpare,
+    /// Nothing will ever be written again.
+    Ended,
 }
 
 /// The writer's own.
@@ -54,24 +68,35 @@ impl Writer {
     /// Until the queue is closed and empty, or a write or a sync fails.
     pub(super) fn run(mut self) {
         loop {
-            let room = self.active.as_ref().map_or(0, Active::room);
-            let done = match self.shared.queue.take(room, &mut self.batch) {
-                Take::Batch => self.commit(),
-                Take::NoRoom => self.roll(),
-                Take::Ended => return,
-            };
-            if let Err(error) = done {
-                self.shared.poison(error);
-                self.answer_batch(|_, slot| slot.refuse(AppendError::Failed));
-                return;
+            match self.step() {
+                Step::Done => {}
+                Step::WaitForRecords => self.shared.queue.wait_for_records(),
+                Step::WaitForSpare => self.shared.wait_for_spare(),
+                Step::Ended => return,
             }
         }
     }
 
+    /// One batch, or one segment begun.
+    pub(super) fn step(&mut self) -> Step {
+        let room = self.active.as_ref().map_or(0, Active::room);
+        let done = match self.shared.queue.take(room, &mut self.batch) {
+            Take::Batch => self.commit(),
+            Take::NoRoom => self.roll(),
+            Take::Nothing => return Step::WaitForRecords,
+            Take::Ended => return Step::Ended,
+        };
+        done.unwrap_or_else(|error| {
+            self.shared.poison(error);
+            self.answer_batch(|_, slot| slot.refuse(AppendError::Failed));
+            Step::Ended
+        })
+    }
+
     /// Makes the batch durable and answers it.
-    fn commit(&mut self) -> Result<(), Error> {
+    fn commit(&mut self) -> Result<Step, Error> {
         self.batch.retain(|waiting| waiting.slot.take());
-        let Some(active) = self.active.as_mut().filter(|_| !self.batch.is_empty()) else { return Ok(()) };
+        let Some(active) = self.active.as_mut().filter(|_| !self.batch.is_empty()) else { return Ok(Step::Done) };
         let size = self.batch.iter().map(|waiting| record::size(waiting.record.len())).sum();
         let mut builder = Builder::new(active.segment.header.salt, self.next, size);
         for waiting in &self.batch {
@@ -104,7 +129,7 @@ impl Writer {
         self.answer_batch(|index, slot| slot.durable(header.first.plus(to_u64(index))));
         self.shared.status.notify();
         self.shared.bell.advance();
-        Ok(())
+        Ok(Step::Done)
     }
 
     fn answer_batch(&mut self, answer: impl Fn(usize, &Slot)) {
@@ -116,13 +141,17 @@ impl Writer {
     }
 
     /// Goes on in a fresh segment, or leaves the journal full.
-    fn roll(&mut self) -> Result<(), Error> {
-        let Some(spare) = self.shared.take_spare() else { return Ok(()) };
+    fn roll(&mut self) -> Result<Step, Error> {
+        let spare = match self.shared.take_spare() {
+            Spares::One(spare) => spare,
+            Spares::NotYet => return Ok(Step::WaitForSpare),
+            Spares::NoRoom => return Ok(Step::Done),
+        };
         let segment = Arc::new(self.begin(spare)?);
         self.number += 1;
         self.shared.add_segment(Arc::clone(&segment));
         self.active = Some(Active { segment, offset: PAGE_END });
-        Ok(())
+        Ok(Step::Done)
     }
 
     /// Makes a segment of a spare. Its header is durable before the file bears the segment's name, and the name is durable before the first frame.
