@@ -238,7 +238,7 @@ async fn open_journal(config: &Config, metrics: &Metrics) -> Result<journal::Ope
     let settings = journal::Config::new(&config.journal, ingress::record_max(&config.http));
     let metrics = metrics.journal.clone();
     // Recovery may read for seconds; meanwhile a signal still ends the process: what recovery does, the next one does as well.
-    let opened = tokio::task::spawn_blocking(move || journal::open(settings, Arc::new(Disk), metrics, Clock::system()));
+    let opened = tokio::task::spawn_blocking(move || journal::open(settings, Arc::new(Disk::default()), metrics, Clock::system()));
     let opened = opened.await.map_err(|error| Error::System(io::Error::other(error)))?.map_err(|error| Error::Journal(Arc::new(error)))?;
     tell(&opened.report);
     Ok(opened)

@@ -297,6 +297,7 @@ impl Keeper {
                 self.drop_preparing()?;
                 Some(FullReason::NoSpace)
             }
+            Err(error) if error.is_no_descriptor() => Some(FullReason::NoDescriptor),
             Err(error) => return Err(error),
         };
         self.retry_at = blocked.map(|_| now + self.shared.config.room_retry_interval);

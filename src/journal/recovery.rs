@@ -28,7 +28,7 @@ const CHECKPOINT_NEW: &str = "checkpoint.new";
 /// The folder, ready to be used.
 pub(super) struct Recovered {
     pub(super) lock: Box<dyn Lock>,
-    /// `None` where there was no room to make it.
+    /// `None` where there was no room, or no descriptor, to make it.
     pub(super) checkpoint: Option<Checkpoint>,
     pub(super) content: Content,
     pub(super) segments: VecDeque<Arc<Segment>>,
@@ -312,7 +312,7 @@ impl<'a> Mending<'a> {
             }
             match set_aside::keep_file(self.storage.as_ref(), dir, &path) {
                 Ok(name) => self.report.set_aside.push(name),
-                Err(error) if error.is_no_space() => {}
+                Err(error) if error.is_shortage() => {}
                 Err(error) => return Err(error),
             }
         }
@@ -392,7 +392,7 @@ impl<'a> Mending<'a> {
         }
         match Checkpoint::create(self.storage, &self.config.dir, &self.content) {
             Ok(checkpoint) => self.checkpoint = Some(checkpoint),
-            Err(error) if error.is_no_space() => self.remove(&self.config.dir.join(CHECKPOINT_NEW))?,
+            Err(error) if error.is_shortage() => self.remove(&self.config.dir.join(CHECKPOINT_NEW))?,
             Err(error) => return Err(error),
         }
         Ok(())

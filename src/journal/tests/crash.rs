@@ -38,7 +38,7 @@ use disk::Honesty;
 use setting::{Event, Setting, Tally, hold};
 use sim::Sim;
 
-use super::bed::{clock, metrics};
+use super::bed::metrics;
 use crate::config;
 use crate::journal::Config;
 use crate::metrics::Metrics;
@@ -93,7 +93,6 @@ fn setting(seed: u64, plan: Plan, only: Option<u64>, metrics: &Metrics, tally: &
         seed,
         config: config(&mut rng),
         metrics: metrics.journal.clone(),
-        clock: clock(),
         mistake: plan.mistake,
         only,
         crashes: AtomicU64::new(0),

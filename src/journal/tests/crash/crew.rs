@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 
 use super::ledger::{Ledger, STREAMS, stream_of};
+use crate::clock::Timestamp;
 use crate::journal::keeper::{Keeper, Pace};
 use crate::journal::record::Salt;
 use crate::journal::shared::Shared;
@@ -111,6 +112,13 @@ impl Crew {
 
     pub(super) fn pass(&self, time: Duration) {
         *self.now.lock().unwrap_or_else(PoisonError::into_inner) += time;
+        self.set_clock(i64::try_from(time.as_micros()).unwrap());
+    }
+
+    /// Somebody sets the wall clock, by so many microseconds.
+    pub(super) fn set_clock(&self, by: i64) {
+        let clock = &self.shared.clock;
+        clock.set(Timestamp::from_micros(clock.now().micros() + by));
     }
 
     /// One step of the writer; `None` where it is in one.

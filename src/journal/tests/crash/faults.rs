@@ -4,6 +4,7 @@ use std::io;
 use std::ops::Range;
 
 use fastrand::Rng;
+use rustix::io::Errno;
 
 use super::disk::Operation;
 
@@ -12,6 +13,8 @@ use super::disk::Operation;
 pub(super) enum Outcome {
     Done,
     Fails(io::ErrorKind),
+    /// No descriptor is left.
+    NoDescriptor,
 }
 
 impl Outcome {
@@ -23,17 +26,20 @@ impl Outcome {
         match self {
             Self::Done => Ok(()),
             Self::Fails(kind) => Err(kind.into()),
+            Self::NoDescriptor => Err(Errno::MFILE.into()),
         }
     }
 }
 
-/// How far a lack of room goes.
+/// What there is too little of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lack {
+    /// No file can be opened anew.
+    Descriptors,
     /// Nothing can be made, and no file grows.
-    OfSpace,
+    Space,
     /// Changes of names fail now and then, too, as they do where a file system copies before it changes.
-    OfNames,
+    Names,
 }
 
 /// The faults of one life of the journal, counted by its operations.
@@ -83,7 +89,7 @@ impl Faults {
             3 => faults.broken_read = Some(rng.u64(0..within / 2)),
             4 | 5 => {
                 let from = rng.u64(0..within);
-                let lack = if rng.bool() { Lack::OfSpace } else { Lack::OfNames };
+                let lack = [Lack::Descriptors, Lack::Space, Lack::Names][rng.usize(0..3)];
                 faults.full = Some((from..from + rng.u64(1..within), lack));
             }
             _ => {}
@@ -109,21 +115,26 @@ impl Faults {
         self.full.as_ref().filter(|(when, _)| when.contains(&self.operations)).map(|(_, lack)| *lack)
     }
 
+    fn is_full(&self) -> bool {
+        self.lack().is_some_and(|lack| lack != Lack::Descriptors)
+    }
+
     /// What becomes of an operation that is not refused for its size.
     pub(super) fn decide(&mut self, operation: Operation) -> Outcome {
-        let (number, lack) = (self.operations, self.lack());
+        let (number, lack, full) = (self.operations, self.lack(), self.is_full());
         self.operations += 1;
         if self.broken == Some(number) {
             self.failed = true;
             return Outcome::Fails(io::ErrorKind::Other);
         }
         match operation {
-            Operation::Create | Operation::CreateDir if lack.is_some() => {
+            Operation::Create if lack == Some(Lack::Descriptors) => Outcome::NoDescriptor,
+            Operation::Create | Operation::CreateDir if full => {
                 // Without its folder, a journal cannot be opened.
                 self.failed |= operation == Operation::CreateDir;
                 Outcome::Fails(io::ErrorKind::StorageFull)
             }
-            Operation::Rename | Operation::Remove | Operation::SyncDir if lack == Some(Lack::OfNames) && self.rng.bool() => {
+            Operation::Rename | Operation::Remove | Operation::SyncDir if lack == Some(Lack::Names) && self.rng.bool() => {
                 // A segment that cannot get its name, or whose name cannot be made durable, ends the journal. A file that cannot go does not.
                 self.failed |= operation != Operation::Remove;
                 Outcome::Fails(io::ErrorKind::StorageFull)
@@ -144,10 +155,10 @@ impl Faults {
         match outcome {
             Outcome::Fails(io::ErrorKind::Interrupted) => return (0, outcome),
             // Some of it may have been taken.
-            Outcome::Fails(_) => return (self.rng.usize(0..=length), outcome),
+            Outcome::Fails(_) | Outcome::NoDescriptor => return (self.rng.usize(0..=length), outcome),
             Outcome::Done => {}
         }
-        let room = if self.lack().is_some() { 0 } else { self.capacity.saturating_sub(used) };
+        let room = if self.is_full() { 0 } else { self.capacity.saturating_sub(used) };
         let fits = length - growth.saturating_sub(room).min(length);
         if fits == 0 && length > 0 {
             return (0, Outcome::Fails(io::ErrorKind::StorageFull));
@@ -175,7 +186,7 @@ impl Faults {
     }
 
     pub(super) fn free_space(&self, used: usize) -> u64 {
-        let room = if self.lack().is_some() { 0 } else { self.capacity.saturating_sub(used) };
+        let room = if self.is_full() { 0 } else { self.capacity.saturating_sub(used) };
         u64::try_from(room).unwrap()
     }
 }

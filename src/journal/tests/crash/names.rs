@@ -19,14 +19,6 @@ pub(super) enum Node {
     Folder(Id),
 }
 
-impl Node {
-    fn id(self) -> Id {
-        match self {
-            Self::File(id) | Self::Folder(id) => id,
-        }
-    }
-}
-
 type Tree = BTreeMap<Place, Node>;
 
 /// One change: a name that appears, or goes, or both at once.
@@ -42,11 +34,10 @@ impl Change {
         self.gone.iter().chain(&self.come)
     }
 
-    /// Whether no file system has this one without the `earlier` one: they are of one name or one file, or one makes the folder of the other.
+    /// Whether no file system has this one without the `earlier` one: they are of one name or of one file. What is in a folder may well be durable while
+    /// the folder's own name is not: then nobody finds it.
     fn needs(&self, earlier: &Self) -> bool {
-        let same_place = self.places().any(|place| earlier.places().any(|other| other == place));
-        let within = self.places().any(|(folder, _)| *folder == earlier.node.id());
-        same_place || within || self.node.id() == earlier.node.id()
+        self.node == earlier.node || self.places().any(|place| earlier.places().any(|other| other == place))
     }
 
     fn apply(&self, tree: &mut Tree) {

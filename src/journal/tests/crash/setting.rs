@@ -5,7 +5,6 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::crew::Mistake;
-use crate::clock::Clock;
 use crate::journal::shared::Shared;
 use crate::journal::{Config, RecoveryReport, Start};
 use crate::metrics;
@@ -15,7 +14,6 @@ pub(super) struct Setting {
     pub(super) seed: u64,
     pub(super) config: Config,
     pub(super) metrics: metrics::Journal,
-    pub(super) clock: Clock,
     pub(super) mistake: Mistake,
     /// Only the crash before this operation of the first simulation.
     pub(super) only: Option<u64>,

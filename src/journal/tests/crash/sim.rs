@@ -12,7 +12,9 @@ use super::disk::{Disk, Honesty, Operation, Watch};
 use super::faults::Faults;
 use super::ledger::Ledger;
 use super::setting::{Event, Setting, hold};
+use crate::clock::Clock;
 use crate::journal::storage::Lock;
+use crate::journal::tests::bed::clock;
 use crate::journal::writer::Step;
 use crate::journal::{Parts, Reader, State, assemble};
 
@@ -34,6 +36,7 @@ pub(super) struct Sim {
     disk: Mutex<Disk>,
     ledger: Mutex<Ledger>,
     rng: Mutex<Rng>,
+    clock: Clock,
     operations: AtomicU64,
     crew: Mutex<Option<Arc<Crew>>>,
     /// Nobody uses the journal but the test itself.
@@ -79,6 +82,7 @@ impl Sim {
             disk: Mutex::new(disk),
             ledger: Mutex::new(ledger),
             rng: Mutex::new(rng),
+            clock: clock(),
             operations: AtomicU64::new(0),
             crew: Mutex::new(None),
             calm: AtomicBool::new(false),
@@ -157,7 +161,7 @@ impl Sim {
         let closed = hold(&self.ledger).begin_start();
         self.setting.note(self.depth, || "start".to_owned());
         let setting = &self.setting;
-        let opened = assemble(setting.config.clone(), Arc::new(disk.clone()), setting.metrics.clone(), setting.clock.clone());
+        let opened = assemble(setting.config.clone(), Arc::new(disk.clone()), setting.metrics.clone(), self.clock.clone());
         self.go_on()?;
         let parts = match opened {
             Ok(parts) => parts,
@@ -223,6 +227,9 @@ impl Sim {
             },
             Actor::Clock => {
                 crew.pass(Duration::from_millis(rng.u64(0..1500)));
+                if rng.u8(0..8) == 0 {
+                    crew.set_clock(rng.i64(-3_600_000_000..3_600_000_000));
+                }
                 if rng.u8(0..8) == 0 {
                     hold(&self.disk).end_faults();
                 }
