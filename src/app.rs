@@ -308,7 +308,7 @@ fn journal_settings(config: &Config) -> journal::Config {
 async fn open_journal(settings: journal::Config, metrics: &Metrics) -> Result<journal::Opened, Error> {
     let metrics = metrics.journal.clone();
     // Recovery may read for seconds; meanwhile a signal still ends the process: what recovery does, the next one does as well.
-    let opened = tokio::task::spawn_blocking(move || journal::open(settings, Arc::new(Disk), metrics, Clock::system()));
+    let opened = tokio::task::spawn_blocking(move || journal::open(settings, Arc::new(Disk::default()), metrics, Clock::system()));
     let opened = opened.await.map_err(|error| Error::System(io::Error::other(error)))?.map_err(|error| Error::Journal(Arc::new(error)))?;
     tell(&opened.report);
     Ok(opened)

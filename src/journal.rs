@@ -82,6 +82,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Instant;
 
 use uuid::Uuid;
 
@@ -151,6 +152,28 @@ pub struct Opened {
 /// prepared. Where there is no room for one, the journal opens in [`State::Full`].
 pub fn open(config: Config, storage: Arc<dyn Storage>, metrics: metrics::Journal, clock: Clock) -> Result<Opened, Error> {
     config.check()?;
+    let Parts { shared, writer, keeper, lock, positions, report } = assemble(config, storage, metrics, clock)?;
+    let owner = Owner { shared, threads: Mutex::new(Threads::default()), _lock: lock };
+    {
+        let mut threads = sync::lock(&owner.threads);
+        threads.writer = Some(spawn("journal-writer", move || writer.run())?);
+        threads.keeper = Some(spawn("journal-keeper", move || keeper.run())?);
+    }
+    Ok(Opened { journal: Journal { owner: Arc::new(owner) }, positions, report })
+}
+
+/// A recovered journal, before its threads run.
+struct Parts {
+    shared: Arc<Shared>,
+    writer: Writer,
+    keeper: Keeper,
+    lock: Box<dyn Lock>,
+    positions: Positions,
+    report: RecoveryReport,
+}
+
+/// Recovers the folder and puts the parts together. Each works in steps that wait for nothing but the disk; the threads are loops around them.
+fn assemble(config: Config, storage: Arc<dyn Storage>, metrics: metrics::Journal, clock: Clock) -> Result<Parts, Error> {
     let Recovered {
         lock,
         checkpoint,
@@ -172,16 +195,10 @@ pub fn open(config: Config, storage: Arc<dyn Storage>, metrics: metrics::Journal
     let mut keeper = Keeper::new(Arc::clone(&shared), checkpoint, content.since, content.positions.clone(), next_spare);
     let active = last.filter(|_| writable).map(|segment| Active { segment, offset: end_offset });
     if active.is_none() {
-        keeper.prepare_first()?;
+        keeper.prepare_first(Instant::now())?;
     }
     let writer = Writer::new(Arc::clone(&shared), active, next_segment);
-    let owner = Owner { shared, threads: Mutex::new(Threads::default()), _lock: lock };
-    {
-        let mut threads = sync::lock(&owner.threads);
-        threads.writer = Some(spawn("journal-writer", move || writer.run())?);
-        threads.keeper = Some(spawn("journal-keeper", move || keeper.run())?);
-    }
-    Ok(Opened { journal: Journal { owner: Arc::new(owner) }, positions: content.positions, report })
+    Ok(Parts { shared, writer, keeper, lock, positions: content.positions, report })
 }
 
 fn spawn(name: &'static str, run: impl FnOnce() + Send + 'static) -> Result<thread::JoinHandle<()>, Error> {

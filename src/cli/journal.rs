@@ -65,7 +65,7 @@ impl Place {
 }
 
 fn folder(config: &Config) -> Folder {
-    Folder::new(Arc::new(Disk), &config.journal.dir)
+    Folder::new(Arc::new(Disk::default()), &config.journal.dir)
 }
 
 /// A failure of reading the journal.

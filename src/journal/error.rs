@@ -4,6 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::io::Errno;
+
 /// Why the journal could not be opened, read, written or closed. Each text is a fragment that fits after "failed to".
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -96,8 +98,23 @@ impl Error {
 
     /// Whether the file system or a quota had no room, which is no failure but a full journal.
     pub(super) fn is_no_space(&self) -> bool {
+        self.io().is_some_and(|source| matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    }
+
+    /// Whether the process or the machine had no file descriptor left, which passes.
+    pub(super) fn is_no_descriptor(&self) -> bool {
+        let codes = [Errno::MFILE, Errno::NFILE].map(|error| Some(error.raw_os_error()));
+        self.io().is_some_and(|source| codes.contains(&source.raw_os_error()))
+    }
+
+    /// Whether a new file may be made another time.
+    pub(super) fn is_shortage(&self) -> bool {
+        self.is_no_space() || self.is_no_descriptor()
+    }
+
+    fn io(&self) -> Option<&io::Error> {
         match self {
-            Self::Io { source, .. } => matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded),
+            Self::Io { source, .. } => Some(source),
             Self::Locked { .. }
             | Self::Settings { .. }
             | Self::UnknownVersion { .. }
@@ -105,7 +122,7 @@ impl Error {
             | Self::NoJournal { .. }
             | Self::Unstable { .. }
             | Self::Poisoned(_)
-            | Self::Died { .. } => false,
+            | Self::Died { .. } => None,
         }
     }
 }
@@ -142,7 +159,11 @@ mod tests {
         ] {
             assert_eq!(error.class(), class, "{error}");
         }
-        assert!(io().is_no_space());
+        assert!(io().is_no_space() && io().is_shortage() && !io().is_no_descriptor());
+        for code in [Errno::MFILE, Errno::NFILE] {
+            let error = Error::Io { operation: "create", path: PathBuf::from("x"), source: code.into() };
+            assert!(error.is_no_descriptor() && error.is_shortage() && !error.is_no_space(), "{error:?}");
+        }
         assert!(!Error::Poisoned(Arc::new(io())).is_no_space(), "a journal that has failed is not merely full");
     }
 }

@@ -96,11 +96,11 @@ impl Keeper {
     }
 
     /// Prepares one spare before anything else, or finds that there is no room.
-    pub(super) fn prepare_first(&mut self) -> Result<(), Error> {
+    pub(super) fn prepare_first(&mut self, now: Instant) -> Result<(), Error> {
         while self.retry_at.is_none() && lock(&self.shared.files.inner).spares.is_empty() {
-            self.prepare(Pace::AtOnce)?;
+            self.prepare(now, Pace::AtOnce)?;
             if self.retry_at.is_some() && self.can_free() {
-                self.free()?;
+                self.free(now)?;
             }
         }
         self.shared.fill_if_blocked();
@@ -110,13 +110,13 @@ impl Keeper {
     /// Until it is stopped, or the journal has failed.
     pub(super) fn run(mut self) {
         loop {
-            let stop = self.shared.bell.wait(self.next_turn());
+            let stop = self.shared.bell.wait(self.next_turn(Instant::now()));
             if self.shared.status.failure().is_some() {
                 return;
             }
             let done = match stop {
-                None => self.turn(),
-                Some(Stop::Clean) => self.finish(),
+                None => self.turn(Instant::now(), Pace::GiveWay),
+                Some(Stop::Clean) => self.finish(Instant::now()),
                 Some(Stop::Abrupt) => return,
             };
             if let Err(error) = done {
@@ -129,8 +129,8 @@ impl Keeper {
     }
 
     /// When there is something to do without being asked.
-    fn next_turn(&self) -> Option<Instant> {
-        let (config, now) = (&self.shared.config, Instant::now());
+    fn next_turn(&self, now: Instant) -> Option<Instant> {
+        let config = &self.shared.config;
         if self.can_free() {
             return Some(self.free_at.unwrap_or(now));
         }
@@ -141,36 +141,36 @@ impl Keeper {
         [write, sync, prepare, over].into_iter().flatten().min()
     }
 
-    fn turn(&mut self) -> Result<(), Error> {
-        let now = Instant::now();
+    /// What is due by now.
+    pub(super) fn turn(&mut self, now: Instant, pace: Pace) -> Result<(), Error> {
         let (write, sync) = (self.shared.config.checkpoint_write_interval, self.shared.config.checkpoint_sync_interval);
         if self.shared.bell.has_advanced() && due(self.written_at, write, now) <= now {
-            self.write(CleanStop::No)?;
+            self.write(now, CleanStop::No)?;
         }
         if self.unsynced && (due(self.synced_at, sync, now) <= now || self.can_free()) {
-            self.sync()?;
+            self.sync(now)?;
         }
         if self.free_at.is_none_or(|retry| retry <= now) {
-            self.free()?;
+            self.free(now)?;
         }
         if self.wants_preparing() && self.retry_at.is_none_or(|retry| retry <= now) {
-            self.prepare(Pace::GiveWay)?;
+            self.prepare(now, pace)?;
         }
         Ok(())
     }
 
     /// The last checkpoint.
-    fn finish(&mut self) -> Result<(), Error> {
-        self.write(CleanStop::Yes)?;
-        self.sync()?;
-        self.free()
+    pub(super) fn finish(&mut self, now: Instant) -> Result<(), Error> {
+        self.write(now, CleanStop::Yes)?;
+        self.sync(now)?;
+        self.free(now)
     }
 
-    fn write(&mut self, clean_stop: CleanStop) -> Result<(), Error> {
+    fn write(&mut self, now: Instant, clean_stop: CleanStop) -> Result<(), Error> {
         if let Some(positions) = self.shared.bell.take_positions() {
             self.positions = positions;
         }
-        self.written_at = Some(Instant::now());
+        self.written_at = Some(now);
         let content = self.content(clean_stop);
         let lowest = content.positions.lowest();
         if let Some(checkpoint) = &mut self.checkpoint
@@ -195,12 +195,12 @@ impl Keeper {
         }
     }
 
-    fn sync(&mut self) -> Result<(), Error> {
+    fn sync(&mut self, now: Instant) -> Result<(), Error> {
         if let Some(checkpoint) = &mut self.checkpoint {
             checkpoint.sync()?;
             self.synced_lowest = self.written_lowest;
         }
-        self.synced_at = Some(Instant::now());
+        self.synced_at = Some(now);
         self.unsynced = false;
         self.note_published();
         Ok(())
@@ -239,7 +239,7 @@ impl Keeper {
 
     /// Frees what lies below the synced positions and need not stay. One freed segment more than the spares that are wanted is kept: so under steady load
     /// each segment that is begun was freed before, and none is zeroed.
-    fn free(&mut self) -> Result<(), Error> {
+    fn free(&mut self, now: Instant) -> Result<(), Error> {
         self.free_at = None;
         while self.can_free() {
             let early = !self.is_over();
@@ -252,7 +252,7 @@ impl Keeper {
                 Err(segment) => self.remove_segment(segment)?,
             };
             if freed == Freed::No {
-                self.free_at = Some(Instant::now() + self.shared.config.room_retry_interval);
+                self.free_at = Some(now + self.shared.config.room_retry_interval);
                 return Ok(());
             }
             if early {
@@ -335,22 +335,23 @@ impl Keeper {
     }
 
     /// One step towards a spare.
-    fn prepare(&mut self, pace: Pace) -> Result<(), Error> {
+    fn prepare(&mut self, now: Instant, pace: Pace) -> Result<(), Error> {
         let blocked = match self.prepare_step(pace) {
             Ok(blocked) => blocked,
             Err(error) if error.is_no_space() => {
                 self.drop_preparing()?;
                 Some(FullReason::NoSpace)
             }
+            Err(error) if error.is_no_descriptor() => Some(FullReason::NoDescriptor),
             Err(error) => return Err(error),
         };
-        self.retry_at = blocked.map(|_| Instant::now() + self.shared.config.room_retry_interval);
-        if let Some(reason) = blocked
-            && (self.free_at.is_some() || !self.has_published())
-        {
-            self.shared.block(reason);
+        self.retry_at = blocked.map(|_| now + self.shared.config.room_retry_interval);
+        match blocked {
+            Some(reason) if self.free_at.is_some() || !self.has_published() => self.shared.block(reason),
+            // There is a published segment, whose room is next.
+            Some(_) => {}
+            None => self.shared.unblock(),
         }
-        // Else there is a published segment, whose room is next.
         Ok(())
     }
 

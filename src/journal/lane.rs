@@ -5,7 +5,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::lsn::Lsn;
 use super::queue::Queue;
@@ -113,7 +113,7 @@ impl LaneDriver {
                         return;
                     }
                 }
-                _ = ticks.tick() => self.queue.sweep(),
+                _ = ticks.tick() => self.queue.sweep(Instant::now()),
             }
         }
     }

@@ -47,6 +47,8 @@ pub(super) enum Take {
     Batch,
     /// What waits first does not fit into the rest of the segment.
     NoRoom,
+    /// Nothing waits.
+    Nothing,
     /// Nothing waits, and nothing will.
     Ended,
 }
@@ -180,24 +182,24 @@ impl Queue {
         }
     }
 
-    /// Waits for records and moves a batch of them into `batch`: as many as its limits and `room` allow, and at least one.
+    /// Moves a batch of what waits into `batch`: as many as its limits and `room` allow, and at least one.
     pub(super) fn take(&self, room: usize, batch: &mut Vec<Waiting>) -> Take {
         let mut inner = lock(&self.inner);
         self.between(&mut inner);
-        loop {
-            inner.drop_settled();
-            if let Some(front) = inner.waiting.front() {
-                let size = frame::HEADER.saturating_add(record::size(front.record.len()));
-                if size > room {
-                    return Take::NoRoom;
-                }
-                self.fill(&mut inner, room - frame::HEADER, batch);
-                inner.writer = Activity::HasBatch;
-                return Take::Batch;
-            }
-            if inner.closing {
-                return Take::Ended;
-            }
+        inner.drop_settled();
+        let Some(front) = inner.waiting.front() else { return if inner.closing { Take::Ended } else { Take::Nothing } };
+        if frame::HEADER.saturating_add(record::size(front.record.len())) > room {
+            return Take::NoRoom;
+        }
+        self.fill(&mut inner, room - frame::HEADER, batch);
+        inner.writer = Activity::HasBatch;
+        Take::Batch
+    }
+
+    /// Waits until something waits to be taken, or nothing more will.
+    pub(super) fn wait_for_records(&self) {
+        let mut inner = lock(&self.inner);
+        while inner.waiting.is_empty() && !inner.closing {
             inner.writer = Activity::WaitsForRecords;
             inner = wait(&self.filled, inner);
         }
@@ -309,14 +311,13 @@ impl Queue {
         }
     }
 
-    /// Withdraws what has waited for `answer_max`.
-    pub(super) fn sweep(&self) {
+    /// Withdraws what has waited for `answer_max` by `now`.
+    pub(super) fn sweep(&self, now: Instant) {
         let mut answers = Answers::default();
         let mut inner = lock(&self.inner);
         if inner.waiting.is_empty() {
             return;
         }
-        let now = Instant::now();
         while let Some(front) = inner.waiting.front() {
             let late = now.saturating_duration_since(front.since) >= self.answer_max;
             if late && front.slot.settle(Stage::Refused(AppendError::NotTakenInTime)) {

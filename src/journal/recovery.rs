@@ -28,7 +28,7 @@ const CHECKPOINT_NEW: &str = "checkpoint.new";
 /// The folder, ready to be used.
 pub(super) struct Recovered {
     pub(super) lock: Box<dyn Lock>,
-    /// `None` where there was no room to make it.
+    /// `None` where there was no room, or no descriptor, to make it.
     pub(super) checkpoint: Option<Checkpoint>,
     pub(super) content: Content,
     pub(super) segments: VecDeque<Arc<Segment>>,
@@ -224,7 +224,7 @@ impl<'a> Mending<'a> {
     fn tidy(&mut self, spares: &[(u64, u64)], unfinished: impl Iterator<Item = PathBuf>) -> Result<(), Error> {
         let dir = self.config.dir.as_path();
         for path in unfinished {
-            self.storage.remove(&path).context("remove", &path)?;
+            self.remove(&path)?;
         }
         for &(number, length) in spares {
             let path = Spare::path(dir, number);
@@ -232,11 +232,19 @@ impl<'a> Mending<'a> {
                 let file = self.storage.open(&path).context("open", &path)?;
                 self.spares.push_back(Spare { path, length, file });
             } else {
-                self.storage.remove(&path).context("remove", &path)?;
+                self.remove(&path)?;
             }
         }
         // A name may so far stand only in memory, such as the last segment's when the process was killed before it had synced the folder.
         self.storage.sync_dir(dir).context("sync", dir)
+    }
+
+    /// Some file systems need room even for that. What stays is of no use, and of no harm: the next start tries again.
+    fn remove(&self, path: &Path) -> Result<(), Error> {
+        match self.storage.remove(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.context("remove", path).or_else(|error| if error.is_no_space() { Ok(()) } else { Err(error) }),
+        }
     }
 
     fn mend(mut self, lock: Box<dyn Lock>) -> Result<Recovered, Error> {
@@ -306,7 +314,7 @@ impl<'a> Mending<'a> {
             }
             match set_aside::keep_file(self.storage.as_ref(), dir, &path) {
                 Ok(name) => self.report.set_aside.push(name),
-                Err(error) if error.is_no_space() => {}
+                Err(error) if error.is_shortage() => {}
                 Err(error) => return Err(error),
             }
         }
@@ -386,13 +394,7 @@ impl<'a> Mending<'a> {
         }
         match Checkpoint::create(self.storage, &self.config.dir, &self.content) {
             Ok(checkpoint) => self.checkpoint = Some(checkpoint),
-            Err(error) if error.is_no_space() => {
-                let path = self.config.dir.join(CHECKPOINT_NEW);
-                match self.storage.remove(&path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).context("remove", &path),
-                    Ok(()) | Err(_) => {}
-                }
-            }
+            Err(error) if error.is_shortage() => self.remove(&self.config.dir.join(CHECKPOINT_NEW))?,
             Err(error) => return Err(error),
         }
         Ok(())

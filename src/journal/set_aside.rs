@@ -25,7 +25,7 @@ pub(super) enum Kept {
     New { name: String, bytes: u64 },
     /// An earlier look has copied it.
     Known,
-    /// There was no room for a copy.
+    /// There was no room, or no descriptor, for a copy.
     NoRoom,
 }
 
@@ -84,16 +84,17 @@ pub(super) fn keep(storage: &dyn Storage, dir: &Path, segment: &Segment, from: u
     let name = format!("{:020}-{from:010}", segment.header.number);
     let path = folder.join(&name);
     let known = match storage.open(&path) {
-        Ok(_) => true,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-        Err(error) => return Err(error).context("open", &path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        other => other.context("open", &path).map(|_| true),
     };
-    if known {
-        return Ok(Kept::Known);
-    }
-    make_folder(storage, dir, &folder)
-        .and_then(|()| copy(storage, &folder, &name, segment, (from, to)))
-        .or_else(|error| if error.is_no_space() { Ok(Kept::NoRoom) } else { Err(error) })
+    let kept = known.and_then(|known| {
+        if known {
+            return Ok(Kept::Known);
+        }
+        make_folder(storage, dir, &folder)?;
+        copy(storage, &folder, &name, segment, (from, to))
+    });
+    kept.or_else(|error| if error.is_shortage() { Ok(Kept::NoRoom) } else { Err(error) })
 }
 
 /// Moves a whole file there, whose header cannot be read.
@@ -121,7 +122,7 @@ fn copy(storage: &dyn Storage, folder: &Path, name: &str, segment: &Segment, (fr
     let made = write_copy(storage, &partial, segment, (from, end))
         .and_then(|()| storage.rename(&partial, &folder.join(name)).context("rename", &partial));
     if let Err(error) = made {
-        if error.is_no_space() {
+        if error.is_shortage() {
             remove_if_there(storage, &partial)?;
         }
         return Err(error);

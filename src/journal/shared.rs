@@ -86,28 +86,32 @@ impl Shared {
         self.files.room.notify_all();
     }
 
-    /// A prepared file for the next segment: waits while the keeper prepares one; where it cannot, the journal is full.
-    pub(super) fn take_spare(&self) -> Option<Spare> {
+    /// A prepared file for the next segment. Where none can be prepared, the journal is full.
+    pub(super) fn take_spare(&self) -> Spares {
         let mut files = lock(&self.files.inner);
-        loop {
-            if files.stopped {
-                return None;
-            }
-            if let Some(spare) = files.spares.pop_front() {
-                files.taken_bytes = spare.length;
-                self.show(&files);
-                drop(files);
-                self.bell.ring();
-                return Some(spare);
-            }
-            if let Some(reason) = files.blocked {
-                let changed = self.enter_full(reason);
-                drop(files);
-                if changed {
-                    self.status.notify();
-                }
-                return None;
-            }
+        if files.stopped {
+            return Spares::NoRoom;
+        }
+        if let Some(spare) = files.spares.pop_front() {
+            files.taken_bytes = spare.length;
+            self.show(&files);
+            drop(files);
+            self.bell.ring();
+            return Spares::One(spare);
+        }
+        let Some(reason) = files.blocked else { return Spares::NotYet };
+        let changed = self.enter_full(reason);
+        drop(files);
+        if changed {
+            self.status.notify();
+        }
+        Spares::NoRoom
+    }
+
+    /// Waits until the keeper has prepared a file, or found that it cannot.
+    pub(super) fn wait_for_spare(&self) {
+        let mut files = lock(&self.files.inner);
+        while !files.stopped && files.spares.is_empty() && files.blocked.is_none() {
             self.queue.set_activity(Activity::WaitsForSegment);
             files = wait(&self.files.room, files);
             self.queue.set_activity(Activity::Between);
@@ -129,6 +133,12 @@ impl Shared {
         self.status.change(&State::Full(reason), State::Full(reason));
         drop(files);
         self.files.room.notify_all();
+    }
+
+    /// A spare is being prepared: from here on the writer waits for it, where before the journal would have become full. One that is full stays so until the
+    /// spare is there.
+    pub(super) fn unblock(&self) {
+        lock(&self.files.inner).blocked = None;
     }
 
     /// Makes the journal full at once, where there is nothing to write to and no spare can be prepared.
@@ -217,6 +227,16 @@ impl Shared {
         self.metrics.segments.set(count(files.segments.len()));
         self.metrics.spares.set(count(files.spares.len()));
     }
+}
+
+/// What there is for the next segment.
+#[derive(Debug)]
+pub(super) enum Spares {
+    One(Spare),
+    /// The keeper is preparing one.
+    NotYet,
+    /// It cannot, or nothing is to be begun any more.
+    NoRoom,
 }
 
 /// Where an LSN is to be read.

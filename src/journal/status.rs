@@ -17,6 +17,8 @@ pub enum FullReason {
     FreeSpaceMin,
     /// The file system or a quota has no room.
     NoSpace,
+    /// The process or the machine has no file descriptor left.
+    NoDescriptor,
 }
 
 impl fmt::Display for FullReason {
@@ -25,6 +27,7 @@ impl fmt::Display for FullReason {
             Self::SizeMax => "journal.size_max is reached",
             Self::FreeSpaceMin => "less than journal.free_space_min would be left free",
             Self::NoSpace => "the file system or a quota has no room",
+            Self::NoDescriptor => "no file descriptor is left",
         })
     }
 }

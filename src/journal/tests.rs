@@ -2,6 +2,7 @@
 
 mod appending;
 mod bed;
+mod crash;
 mod format;
 mod inspecting;
 mod recovering;

@@ -1,6 +1,7 @@
 //! The writer thread: one frame a batch, one write and one sync a frame.
 //!
-//! It waits for records, or for a segment. What arrives while it syncs, and within `sync_interval_min` of that sync's beginning, makes the next batch.
+//! It waits for records, or for a segment. What arrives while it syncs, and within `sync_interval_min` of that sync's beginning, makes the next batch. All
+//! waiting is in the loop; a step waits for nothing but the disk.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,7 +16,7 @@ use super::number::{to_u64, to_usize};
 use super::queue::{Answers, Take, Waiting};
 use super::record::{self, Salt};
 use super::segment::{Header, PAGE_END, Segment, Spare};
-use super::shared::{Mark, Shared};
+use super::shared::{Mark, Shared, Spares};
 use super::slot::{AppendError, Slot};
 use super::storage::write_all_at;
 use super::tail::TailFrame;
@@ -33,6 +34,19 @@ impl Active {
     }
 }
 
+/// What a step has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// There may be more to do.
+    Done,
+    /// Nothing waits to be written.
+    WaitForRecords,
+    /// The next record has no segment to go to before the keeper has prepared one.
+    WaitForSpare,
+    /// Nothing will ever be written again.
+    Ended,
+}
+
 /// The writer's own.
 pub(super) struct Writer {
     shared: Arc<Shared>,
@@ -41,6 +55,8 @@ pub(super) struct Writer {
     number: u64,
     /// LSN of the next record.
     next: Lsn,
+    /// No sync begins before.
+    earliest: Instant,
     batch: Vec<Waiting>,
     answers: Answers,
 }
@@ -48,35 +64,42 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, active: Option<Active>, number: u64) -> Self {
         let next = shared.durable.end();
-        Self { shared, active, number, next, batch: Vec::new(), answers: Answers::default() }
+        Self { shared, active, number, next, earliest: Instant::now(), batch: Vec::new(), answers: Answers::default() }
     }
 
     /// Until the queue is closed and empty, or a write or a sync fails.
     pub(super) fn run(mut self) {
-        let mut earliest = Instant::now();
         loop {
-            self.shared.queue.gather(earliest);
-            let room = self.active.as_ref().map_or(0, Active::room);
-            let done = match self.shared.queue.take(room, &mut self.batch) {
-                Take::Batch => {
-                    earliest = Instant::now() + self.shared.config.sync_interval_min;
-                    self.commit()
-                }
-                Take::NoRoom => self.roll(),
-                Take::Ended => return,
-            };
-            if let Err(error) = done {
-                self.shared.poison(error);
-                self.answer_batch(|_, slot| slot.refuse(AppendError::Failed));
-                return;
+            self.shared.queue.gather(self.earliest);
+            match self.step() {
+                Step::Done => {}
+                Step::WaitForRecords => self.shared.queue.wait_for_records(),
+                Step::WaitForSpare => self.shared.wait_for_spare(),
+                Step::Ended => return,
             }
         }
     }
 
+    /// One batch, or one segment begun.
+    pub(super) fn step(&mut self) -> Step {
+        let room = self.active.as_ref().map_or(0, Active::room);
+        let done = match self.shared.queue.take(room, &mut self.batch) {
+            Take::Batch => self.commit(),
+            Take::NoRoom => self.roll(),
+            Take::Nothing => return Step::WaitForRecords,
+            Take::Ended => return Step::Ended,
+        };
+        done.unwrap_or_else(|error| {
+            self.shared.poison(error);
+            self.answer_batch(|_, slot| slot.refuse(AppendError::Failed));
+            Step::Ended
+        })
+    }
+
     /// Makes the batch durable and answers it.
-    fn commit(&mut self) -> Result<(), Error> {
+    fn commit(&mut self) -> Result<Step, Error> {
         self.batch.retain(|waiting| waiting.slot.take());
-        let Some(active) = self.active.as_mut().filter(|_| !self.batch.is_empty()) else { return Ok(()) };
+        let Some(active) = self.active.as_mut().filter(|_| !self.batch.is_empty()) else { return Ok(Step::Done) };
         let size = self.batch.iter().map(|waiting| record::size(waiting.record.len())).sum();
         let mut builder = Builder::new(active.segment.header.salt, self.next, size);
         for waiting in &self.batch {
@@ -86,6 +109,7 @@ impl Writer {
         let (records, length) = (u64::from(header.count), to_u64(bytes.len()));
         let metrics = &self.shared.metrics;
 
+        self.earliest = Instant::now() + self.shared.config.sync_interval_min;
         active.segment.write(&bytes, active.offset)?;
         metrics.appended_records.inc_by(records);
         metrics.appended_bytes.inc_by(length);
@@ -109,7 +133,7 @@ impl Writer {
         self.answer_batch(|index, slot| slot.durable(header.first.plus(to_u64(index))));
         self.shared.status.notify();
         self.shared.bell.advance();
-        Ok(())
+        Ok(Step::Done)
     }
 
     fn answer_batch(&mut self, answer: impl Fn(usize, &Slot)) {
@@ -121,13 +145,17 @@ impl Writer {
     }
 
     /// Goes on in a fresh segment, or leaves the journal full.
-    fn roll(&mut self) -> Result<(), Error> {
-        let Some(spare) = self.shared.take_spare() else { return Ok(()) };
+    fn roll(&mut self) -> Result<Step, Error> {
+        let spare = match self.shared.take_spare() {
+            Spares::One(spare) => spare,
+            Spares::NotYet => return Ok(Step::WaitForSpare),
+            Spares::NoRoom => return Ok(Step::Done),
+        };
         let segment = Arc::new(self.begin(spare)?);
         self.number += 1;
         self.shared.add_segment(Arc::clone(&segment));
         self.active = Some(Active { segment, offset: PAGE_END });
-        Ok(())
+        Ok(Step::Done)
     }
 
     /// Makes a segment of a spare. Its header is durable before the file bears the segment's name, and the name is durable before the first frame.

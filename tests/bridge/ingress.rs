@@ -46,7 +46,7 @@ impl Bench {
     }
 
     fn with(change: impl FnOnce(&mut Config)) -> Self {
-        Self::on(Arc::new(Disk), |config, _| change(config))
+        Self::on(Arc::new(Disk::default()), |config, _| change(config))
     }
 
     /// On that disk. The settings of the journal are made of the configuration before both may be changed.
@@ -382,7 +382,7 @@ fn after_a_failed_sync_nobody_is_answered_with_success() {
 
 #[test]
 fn a_full_journal_refuses_until_there_is_room() {
-    let bench = Bench::on(Arc::new(Disk), |config, settings| {
+    let bench = Bench::on(Arc::new(Disk::default()), |config, settings| {
         config.topics.discard.extend(["A.b".to_owned()]);
         settings.segment_size = 1 << 20;
         settings.size_max = 4 << 20;
@@ -1084,7 +1084,7 @@ fn a_panic_of_an_event_loop_surfaces() {
     config.journal.free_space_min = Size::from_bytes(0);
     let metrics = Metrics::new(&Labels { refusals: Refusal::REASONS, ..Labels::default() }).unwrap();
     let settings = journal::Config::new(&config.journal, ingress::record_max(&config.http));
-    let journal = journal::open(settings, Arc::new(Disk), metrics.journal.clone(), Clock::system()).unwrap().journal;
+    let journal = journal::open(settings, Arc::new(Disk::default()), metrics.journal.clone(), Clock::system()).unwrap().journal;
     let ingress = Ingress::bind(&config, Strangers::Refused)
         .unwrap()
         .serve(Setup {

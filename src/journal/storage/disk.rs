@@ -1,9 +1,11 @@
 //! The real file system.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -11,6 +13,7 @@ use rustix::fs::{FlockOperation, flock, statvfs};
 use rustix::io::Errno;
 
 use super::{Entry, File, Lock, Storage};
+use crate::journal::sync;
 
 /// How often a lock is tried for. Who only asks whether it is held takes it for a moment (see [`Storage::is_locked`]), which must not turn a start away.
 const LOCK_ATTEMPTS: u32 = 5;
@@ -18,8 +21,29 @@ const LOCK_ATTEMPTS: u32 = 5;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// The real file system: `pread`, `pwrite`, `fdatasync`, `flock`.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Disk;
+///
+/// A folder that was synced once stays open: a later sync of it needs no descriptor, of which the process may have none left.
+#[derive(Debug, Default)]
+pub struct Disk {
+    folders: Mutex<BTreeMap<PathBuf, Arc<fs::File>>>,
+}
+
+impl Disk {
+    /// The open folder of that name, opened anew where another one stands there now.
+    fn folder(&self, dir: &Path) -> io::Result<Arc<fs::File>> {
+        let there = fs::metadata(dir)?;
+        let mut folders = sync::lock(&self.folders);
+        if let Some(folder) = folders.get(dir) {
+            let open = folder.metadata()?;
+            if (open.dev(), open.ino()) == (there.dev(), there.ino()) {
+                return Ok(Arc::clone(folder));
+            }
+        }
+        let folder = Arc::new(fs::File::open(dir)?);
+        folders.insert(dir.to_owned(), Arc::clone(&folder));
+        Ok(folder)
+    }
+}
 
 impl Storage for Disk {
     fn create_dir(&self, path: &Path) -> io::Result<()> {
@@ -61,7 +85,7 @@ impl Storage for Disk {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        fs::File::open(dir)?.sync_all()
+        self.folder(dir)?.sync_all()
     }
 
     fn free_space(&self, dir: &Path) -> io::Result<u64> {
@@ -140,13 +164,14 @@ mod tests {
     fn a_second_lock_would_block_until_the_first_is_dropped() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
-        let first = Disk.lock(&path).unwrap();
-        assert_eq!(Disk.lock(&path).unwrap_err().kind(), io::ErrorKind::WouldBlock);
-        assert!(Disk.is_locked(&path).unwrap());
+        let disk = Disk::default();
+        let first = disk.lock(&path).unwrap();
+        assert_eq!(disk.lock(&path).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert!(disk.is_locked(&path).unwrap());
         drop(first);
-        assert!(!Disk.is_locked(&path).unwrap());
-        Disk.lock(&path).unwrap();
-        assert!(!Disk.is_locked(&dir.path().join("absent")).unwrap());
+        assert!(!disk.is_locked(&path).unwrap());
+        disk.lock(&path).unwrap();
+        assert!(!disk.is_locked(&dir.path().join("absent")).unwrap());
         assert!(!dir.path().join("absent").exists(), "to ask makes nothing");
     }
 
@@ -154,7 +179,7 @@ mod tests {
     fn who_asks_whether_it_is_locked_turns_no_start_away() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
-        drop(Disk.lock(&path).unwrap());
+        drop(Disk::default().lock(&path).unwrap());
         let asking = fs::File::open(&path).unwrap();
         flock(&asking, FlockOperation::NonBlockingLockShared).unwrap();
         let mut asking = Some(asking);
@@ -164,13 +189,31 @@ mod tests {
     #[test]
     fn files_are_listed_with_their_length_and_folders_left_out() {
         let dir = tempfile::tempdir().unwrap();
-        Disk.create_dir(&dir.path().join("within")).unwrap();
-        assert_eq!(Disk.create_dir(&dir.path().join("within")).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
-        let file = Disk.create(&dir.path().join("one")).unwrap();
+        let disk = Disk::default();
+        disk.create_dir(&dir.path().join("within")).unwrap();
+        assert_eq!(disk.create_dir(&dir.path().join("within")).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        let file = disk.create(&dir.path().join("one")).unwrap();
         super::super::write_all_at(file.as_ref(), b"abc", 2).unwrap();
         file.sync_data().unwrap();
-        Disk.sync_dir(dir.path()).unwrap();
-        assert_eq!(Disk.list(dir.path()).unwrap(), [Entry { name: "one".to_owned(), length: 5 }]);
-        assert!(Disk.free_space(dir.path()).unwrap() > 0);
+        disk.sync_dir(dir.path()).unwrap();
+        assert_eq!(disk.list(dir.path()).unwrap(), [Entry { name: "one".to_owned(), length: 5 }]);
+        assert!(disk.free_space(dir.path()).unwrap() > 0);
+    }
+
+    #[test]
+    fn a_folder_stays_open_for_its_syncs_unless_another_takes_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let within = dir.path().join("within");
+        let disk = Disk::default();
+        disk.create_dir(&within).unwrap();
+        disk.sync_dir(&within).unwrap();
+        let first = disk.folder(&within).unwrap();
+        assert!(Arc::ptr_eq(&first, &disk.folder(&within).unwrap()));
+        fs::remove_dir(&within).unwrap();
+        assert_eq!(disk.sync_dir(&within).unwrap_err().kind(), io::ErrorKind::NotFound);
+        disk.create_dir(&within).unwrap();
+        disk.sync_dir(&within).unwrap();
+        assert_eq!(disk.folder(&within).unwrap().metadata().unwrap().ino(), fs::metadata(&within).unwrap().ino());
+        assert!(!Arc::ptr_eq(&first, &disk.folder(&within).unwrap()));
     }
 }

@@ -21,7 +21,7 @@ fn what_is_appended_reads_back_across_segments_restarts_and_a_real_disk() {
     let all = payloads(400, 1000);
     let start = |expected: Start| {
         let metrics = metrics();
-        let opened = open(config.clone(), Arc::new(Disk), metrics.journal.clone(), super::bed::clock()).unwrap();
+        let opened = open(config.clone(), Arc::new(Disk::default()), metrics.journal.clone(), super::bed::clock()).unwrap();
         assert_eq!(opened.report.start, expected);
         (opened, metrics)
     };
