@@ -9,6 +9,7 @@
 //!
 //! This module knows nothing of callbacks and events: a message is a topic, a key, bytes and headers.
 
+mod doubt;
 pub mod embedded;
 pub mod producer;
 pub mod settings;

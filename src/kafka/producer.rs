@@ -21,7 +21,8 @@ use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
 use rdkafka::types::RDKafkaErrorCode as Code;
 
-use super::statistics::Status;
+use super::doubt::Doubt;
+use super::statistics::{Counted, Status};
 use super::topics::{self, Presence};
 use super::verdict::{ErrorCode, Verdict};
 use super::{Error, Settings, creation};
@@ -92,6 +93,7 @@ struct Queue {
 #[derive(Default)]
 struct Waiting {
     reports: Vec<Report>,
+    doubtful: u64,
     fatal: Option<Fatal>,
 }
 
@@ -117,6 +119,17 @@ impl Reports {
     #[must_use]
     pub fn fatal(&self) -> Option<Fatal> {
         self.lock().fatal.clone()
+    }
+
+    /// How many records may be there twice because librdkafka numbered them anew, since this was asked last: an upper bound, told within seconds.
+    #[must_use]
+    pub fn take_doubtful(&self) -> u64 {
+        std::mem::take(&mut self.lock().doubtful)
+    }
+
+    fn doubt(&self, records: u64) {
+        self.lock().doubtful += records;
+        (self.0.wake)();
     }
 
     fn push(&self, report: Report) {
@@ -186,7 +199,9 @@ impl Producer {
             gathers: AtomicBool::new(false),
             gathered: Mutex::default(),
             echo: Mutex::default(),
-            retries: AtomicU64::new(0),
+            counted: Mutex::default(),
+            most_in_flight: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
             suspect: AtomicBool::new(false),
             stop: AtomicBool::new(false),
         };
@@ -221,7 +236,8 @@ impl Producer {
         record.key = key;
         let context = self.base.context();
         // Counted first: the report may come before `send` returns.
-        context.in_flight.fetch_add(1, Ordering::AcqRel);
+        let before = context.in_flight.fetch_add(1, Ordering::AcqRel);
+        context.most_in_flight.fetch_max(before + 1, Ordering::Relaxed);
         let Err((error, _)) = self.base.send(record) else { return Ok(()) };
         context.in_flight.fetch_sub(1, Ordering::AcqRel);
         Err(context.refused(&error))
@@ -316,8 +332,12 @@ struct Context {
     gathered: Mutex<Vec<Report>>,
     /// The error that rdkafka 0.39 will report a second time.
     echo: Mutex<Option<(Code, String)>>,
-    /// Requests sent again, as the last statistics had it.
-    retries: AtomicU64,
+    /// What the last statistics counted up, and what they tell of repetitions.
+    counted: Mutex<(Counted, Doubt)>,
+    /// The most messages in flight at once since the last statistics.
+    most_in_flight: AtomicU64,
+    /// Reports of failures since the last statistics.
+    failed: AtomicU64,
     /// An error has come that may have been fatal.
     suspect: AtomicBool,
     stop: AtomicBool,
@@ -365,8 +385,15 @@ impl ClientContext for Context {
     }
 
     fn stats_raw(&self, json: &[u8]) {
-        let retries = self.status.statistics(json, self.retries.load(Ordering::Relaxed));
-        self.retries.store(retries, Ordering::Relaxed);
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let (last, doubt) = &mut *counted;
+        *last = self.status.statistics(json, *last);
+        let failed = self.failed.swap(0, Ordering::Relaxed);
+        let records = self.most_in_flight.swap(self.in_flight.load(Ordering::Acquire), Ordering::Relaxed);
+        if doubt.arises(last.seen, failed) {
+            tracing::info!(records, "kafka producer has numbered its records anew; some may be there twice");
+            self.reports.doubt(records);
+        }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -393,6 +420,7 @@ impl ProducerContext for Context {
             None => self.status.delivered(),
             Some(error) => {
                 self.suspect.store(true, Ordering::Relaxed);
+                self.failed.fetch_add(1, Ordering::Relaxed);
                 self.metrics.errors(error.kind()).inc();
             }
         }

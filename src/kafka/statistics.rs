@@ -10,6 +10,7 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 use serde::Deserialize;
 
 use super::ErrorCode;
+use super::doubt::Seen;
 use crate::metrics::{self, BrokerState};
 
 /// What the brokers' side looks like. It outlives single producers: the next one goes on with the same. Cheap to clone.
@@ -145,18 +146,18 @@ impl Status {
         }
     }
 
-    /// The statistics of a producer, every few seconds. `retries_before` is what its last ones said of requests sent again; the answer is what these say.
-    pub(super) fn statistics(&self, json: &[u8], retries_before: u64) -> u64 {
+    /// The statistics of a producer, every few seconds. `before` is what its last ones counted up; the answer is what these do.
+    pub(super) fn statistics(&self, json: &[u8], before: Counted) -> Counted {
         let digest = match Digest::read(json) {
             Ok(digest) => digest,
             Err(error) => {
                 tracing::debug!(%error, "kafka statistics not understood");
-                return retries_before;
+                return before;
             }
         };
         let metrics = &self.0.metrics;
         metrics.queue_bytes.set(digest.queue_bytes);
-        metrics.request_retries.inc_by(digest.retries.saturating_sub(retries_before));
+        metrics.request_retries.inc_by(digest.counted.retries.saturating_sub(before.retries));
         metrics.broker_rtt_p99_seconds.set(digest.rtt_p99_seconds);
         let brokers = digest.brokers.settled();
         for (state, count) in brokers.by_state() {
@@ -175,7 +176,7 @@ impl Status {
             self.lost(&mut tracked, "no broker is connected");
         }
         tracked.refused_lately = false;
-        digest.retries
+        digest.counted
     }
 
     fn lost(&self, tracked: &mut Tracked, reason: &str) {
@@ -241,8 +242,17 @@ impl Brokers {
 struct Digest {
     queue_bytes: i64,
     brokers: Brokers,
-    retries: u64,
+    counted: Counted,
     rtt_p99_seconds: f64,
+}
+
+/// What the statistics count up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counted {
+    /// Requests sent again.
+    retries: u64,
+    /// See [`Doubt`](super::doubt::Doubt).
+    pub(super) seen: Seen,
 }
 
 #[derive(Deserialize)]
@@ -251,6 +261,15 @@ struct Document {
     msg_size: i64,
     #[serde(default)]
     brokers: BTreeMap<String, Broker>,
+    #[serde(default)]
+    eos: Identity,
+}
+
+/// Of an idempotent producer.
+#[derive(Default, Deserialize)]
+struct Identity {
+    #[serde(default)]
+    epoch_cnt: u64,
 }
 
 #[derive(Deserialize)]
@@ -260,6 +279,10 @@ struct Broker {
     state: String,
     #[serde(default)]
     txretries: u64,
+    #[serde(default)]
+    disconnects: u64,
+    #[serde(default)]
+    req_timeouts: u64,
     #[serde(default)]
     rtt: Window,
 }
@@ -285,7 +308,13 @@ impl Digest {
         Ok(Self {
             queue_bytes: document.msg_size,
             brokers,
-            retries: document.brokers.values().map(|broker| broker.txretries).sum(),
+            counted: Counted {
+                retries: document.brokers.values().map(|broker| broker.txretries).sum(),
+                seen: Seen {
+                    epochs: document.eos.epoch_cnt,
+                    breaks: document.brokers.values().map(|broker| broker.disconnects + broker.req_timeouts).sum(),
+                },
+            },
             rtt_p99_seconds: f64::from(rtt_p99_micros) / 1e6,
         })
     }
@@ -311,13 +340,13 @@ mod tests {
     fn brokers(states: &[(&str, i64, &str)]) -> String {
         let broker = |(at, (source, nodeid, state)): (usize, &(&str, i64, &str))| {
             format!(
-                r#""b{at}":{{"name":"b{at}","nodeid":{nodeid},"source":"{source}","state":"{state}","txretries":{at},"rtt":{{"p99":{}}}}}"#,
+                r#""b{at}":{{"name":"b{at}","nodeid":{nodeid},"source":"{source}","state":"{state}","txretries":{at},"disconnects":{at},"req_timeouts":1,"rtt":{{"p99":{}}}}}"#,
                 1500 * at
             )
         };
         let brokers: Vec<String> = states.iter().enumerate().map(broker).collect();
         format!(
-            r#"{{"name":"x","msg_cnt":3,"msg_size":4096,"brokers":{{{}}},"topics":{{"t":{{"batchsize":{{"avg":1}}}}}}}}"#,
+            r#"{{"name":"x","msg_cnt":3,"msg_size":4096,"brokers":{{{}}},"topics":{{"t":{{"batchsize":{{"avg":1}}}}}},"eos":{{"producer_epoch":0,"epoch_cnt":2}}}}"#,
             brokers.join(",")
         )
     }
@@ -348,14 +377,15 @@ mod tests {
     fn statistics_move_the_metrics_and_retries_only_by_what_is_new() {
         let (status, metrics) = status();
         let json = brokers(&[("learned", 1, "UP"), ("learned", 2, "UP"), ("learned", 3, "DOWN")]);
-        let retries = status.statistics(json.as_bytes(), 0);
-        assert_eq!(status.statistics(json.as_bytes(), retries), 3);
+        let counted = status.statistics(json.as_bytes(), Counted::default());
+        assert_eq!(counted, Counted { retries: 3, seen: Seen { epochs: 2, breaks: 6 } });
+        assert_eq!(status.statistics(json.as_bytes(), counted), counted);
         assert_eq!(metrics.request_retries.get(), 3);
         assert_eq!(metrics.queue_bytes.get(), 4096);
         assert_eq!(metrics.brokers(BrokerState::Up).get(), 2);
         assert_eq!(metrics.brokers(BrokerState::Down).get(), 1);
         assert!((metrics.broker_rtt_p99_seconds.get() - 0.003).abs() < 1e-9);
-        assert_eq!(status.statistics(b"{\"brokers\":[]}", 9), 9);
+        assert_eq!(status.statistics(b"{\"brokers\":[]}", counted), counted);
     }
 
     #[test]
@@ -367,13 +397,13 @@ mod tests {
         assert_eq!(status.snapshot().authentication.as_deref(), Some("SASL authentication error"));
         assert_eq!((metrics.authentication_failed.get(), metrics.errors("authentication").get()), (1, 1));
 
-        status.statistics(down.as_bytes(), 0);
-        status.statistics(down.as_bytes(), 0);
+        status.statistics(down.as_bytes(), Counted::default());
+        status.statistics(down.as_bytes(), Counted::default());
         assert_eq!(metrics.authentication_failed.get(), 1, "no broker is up");
         status.error(ErrorCode(Code::SSL), "certificate verify failed");
-        status.statistics(up.as_bytes(), 0);
+        status.statistics(up.as_bytes(), Counted::default());
         assert_eq!(status.snapshot().authentication.as_deref(), Some("certificate verify failed"), "refused in this interval");
-        status.statistics(up.as_bytes(), 0);
+        status.statistics(up.as_bytes(), Counted::default());
         assert_eq!((status.snapshot().authentication, metrics.authentication_failed.get()), (None, 0));
     }
 
@@ -385,13 +415,13 @@ mod tests {
         assert_eq!(status.snapshot().connection, Connection::Up);
         status.error(ErrorCode(Code::AllBrokersDown), "1/1 brokers are down");
         assert_eq!(status.snapshot().connection, Connection::Lost);
-        status.statistics(brokers(&[("learned", 1, "CONNECT")]).as_bytes(), 0);
+        status.statistics(brokers(&[("learned", 1, "CONNECT")]).as_bytes(), Counted::default());
         assert_eq!(status.snapshot().connection, Connection::Lost);
         status.delivered();
         assert_eq!(status.snapshot().connection, Connection::Up);
-        status.statistics(brokers(&[("learned", 1, "DOWN")]).as_bytes(), 0);
+        status.statistics(brokers(&[("learned", 1, "DOWN")]).as_bytes(), Counted::default());
         assert_eq!(status.snapshot().connection, Connection::Lost);
-        status.statistics(brokers(&[("learned", 1, "UP")]).as_bytes(), 0);
+        status.statistics(brokers(&[("learned", 1, "UP")]).as_bytes(), Counted::default());
         assert_eq!(status.snapshot().connection, Connection::Up);
     }
 
@@ -400,7 +430,7 @@ mod tests {
         let (status, _) = status();
         status.delivered();
         assert_eq!((status.snapshot().connection, status.snapshot().brokers), (Connection::Up, None));
-        status.statistics(brokers(&[("learned", 1, "UP")]).as_bytes(), 0);
+        status.statistics(brokers(&[("learned", 1, "UP")]).as_bytes(), Counted::default());
         assert_eq!(status.snapshot().brokers, Some(Brokers { up: 1, ..Brokers::default() }));
     }
 
@@ -433,7 +463,7 @@ mod tests {
         status.fatal("sequence numbers out of order");
         assert_eq!(status.snapshot().fatal.as_deref(), Some("sequence numbers out of order"));
         assert_eq!(metrics.errors("fatal").get(), 1);
-        status.statistics(brokers(&[("learned", 1, "UP")]).as_bytes(), 0);
+        status.statistics(brokers(&[("learned", 1, "UP")]).as_bytes(), Counted::default());
         assert!(status.snapshot().fatal.is_some(), "a broker that is up says nothing of the producer");
         status.delivered();
         assert_eq!(status.snapshot().fatal, None);
