@@ -99,9 +99,6 @@ impl Keeper {
     pub(super) fn prepare_first(&mut self) -> Result<(), Error> {
         while self.retry_at.is_none() && lock(&self.shared.files.inner).spares.is_empty() {
             self.prepare(Pace::AtOnce)?;
-            if self.retry_at.is_some() && self.can_free() {
-                self.free()?;
-            }
         }
         self.shared.fill_if_blocked();
         Ok(())
