@@ -99,9 +99,6 @@ impl Keeper {
     pub(super) fn prepare_first(&mut self, now: Instant) -> Result<(), Error> {
         while self.retry_at.is_none() && lock(&self.shared.files.inner).spares.is_empty() {
             self.prepare(now, Pace::AtOnce)?;
-            if self.retry_at.is_some() && self.can_free() {
-                self.free(now)?;
-            }
         }
         self.shared.fill_if_blocked();
         Ok(())

@@ -119,8 +119,7 @@ impl Sender {
 
     /// Those that are to be tried alone; from now on a refusal of one is for good.
     pub(super) fn refused_among_others(&self) -> Vec<Lsn> {
-        let state = |(lsn, (_, state)): (&Lsn, &(String, State))| matches!(state, State::RefusedAmongOthers(_)).then_some(*lsn);
-        self.ledger.records.iter().filter_map(state).collect()
+        self.ledger.refused_among_others()
     }
 
     /// What Kafka does not take: LSN, topic, its word.
@@ -176,6 +175,11 @@ impl Ledger {
         }
     }
 
+    fn refused_among_others(&self) -> Vec<Lsn> {
+        let state = |(lsn, (_, state)): (&Lsn, &(String, State))| matches!(state, State::RefusedAmongOthers(_)).then_some(*lsn);
+        self.records.iter().filter_map(state).collect()
+    }
+
     fn first_unconfirmed(&self) -> Option<Lsn> {
         self.records.iter().find(|(_, (_, state))| matches!(state, State::UnderWay | State::Open)).map(|(lsn, _)| *lsn)
     }
@@ -222,7 +226,7 @@ mod tests {
         for number in [1, 2] {
             assert_eq!(ledger.settle(lsn(number), TOO_LARGE, error()), Ok(()));
         }
-        assert_eq!(ledger.first_unconfirmed(), None, "they are tried again, or told");
+        assert_eq!((ledger.first_unconfirmed(), ledger.refused_among_others()), (None, vec![lsn(1), lsn(2)]), "they are tried again");
         ledger.sent(lsn(1), "t");
         assert_eq!(ledger.settle(lsn(1), Verdict::Delivered, None), Ok(()));
         ledger.sent(lsn(2), "t");
