@@ -1,15 +1,17 @@
 //! The wall clock going back an hour, and forward again, while callbacks come and events flow.
 //!
-//! libfaketime stands between the program and the system's clock. What the kernel itself does with the clock it leaves alone: a wait that is under way and
-//! ends at a time of day, of which librdkafka has some, is not drawn out by it as it would be by a clock that is really set back.
+//! Setting the machine's clock would set it for every test, so `clock/shifted.c` stands between the program and the clock.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::support::bridge::{Bridge, PATIENCE, Site, group_full, prefix};
 use crate::support::kafka::{self, Record};
+use crate::support::tests_dir;
 
 const FULL: &str = "Group.CallbackAfterGroupFull";
 
@@ -21,30 +23,36 @@ const ANSWER_MAX: Duration = Duration::from_secs(2);
 
 /// The clock of a site's bridge.
 struct Clock {
-    offset: PathBuf,
+    /// Its distance from the system's: seconds, as eight bytes that the program has mapped.
+    offset: File,
+    path: PathBuf,
     library: PathBuf,
 }
 
 impl Clock {
     fn new(site: &Site) -> Self {
-        let mut places = fs::read_dir("/usr/lib").unwrap().map(|entry| entry.unwrap().path().join("faketime/libfaketime.so.1"));
-        let library = places.find(|path| path.exists());
-        let clock = Self { offset: site.file("clock"), library: library.expect("this test needs libfaketime (Debian: faketime)") };
-        clock.set("+0s");
+        let (path, library) = (site.file("clock"), site.file("shifted.so"));
+        let mut compile = Command::new("cc");
+        compile
+            .args(["-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-o"])
+            .arg(&library)
+            .arg(tests_dir("bridge/clock/shifted.c"))
+            .arg("-ldl");
+        let done = compile.output().expect("this test needs a C compiler (Debian: build-essential)");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        let clock = Self { offset: File::create(&path).unwrap(), path, library };
+        clock.set(0);
         clock
     }
 
-    /// Its distance from the system's, from now on.
-    fn set(&self, offset: &str) {
-        let new = self.offset.with_extension("new");
-        fs::write(&new, offset).unwrap();
-        fs::rename(new, &self.offset).unwrap();
+    /// Sets it so many hours ahead of the system's.
+    fn set(&self, hours: i64) {
+        self.offset.write_all_at(&(hours * 3_600).to_ne_bytes(), 0).unwrap();
     }
 
     fn start(&self, site: &Site) -> Bridge {
         let mut command = site.command();
-        command.env("LD_PRELOAD", &self.library).env("FAKETIME_TIMESTAMP_FILE", &self.offset).env("FAKETIME_NO_CACHE", "1");
-        command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("FAKETIME_DISABLE_SHM", "1");
+        command.env("LD_PRELOAD", &self.library).env("CLOCK_OFFSET_FILE", &self.path);
         Bridge::start(command)
     }
 }
@@ -70,15 +78,15 @@ fn a_clock_that_goes_back_an_hour_costs_no_callback_and_no_order() {
 
     let bridge = clock.start(&site);
     send(&bridge, &mut next);
-    clock.set("-1h");
+    clock.set(-1);
     send(&bridge, &mut next);
     bridge.settled(PATIENCE);
     bridge.kill();
     // What a start compares with what an earlier run has written lies an hour ahead.
-    clock.set("-2h");
+    clock.set(-2);
     let bridge = clock.start(&site);
     send(&bridge, &mut next);
-    clock.set("+0s");
+    clock.set(0);
     send(&bridge, &mut next);
     bridge.settled(PATIENCE);
     bridge.stop();
