@@ -220,3 +220,62 @@ fn garbage(rng: &mut Rng, stale: &[u8]) -> Block {
     }
     Arc::new(block)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The first bytes of both sectors after a crash, in every way that some seeds show.
+    fn crashes(content: &Content) -> BTreeSet<(u8, u8)> {
+        let outcome = |seed| {
+            let mut left = content.clone();
+            left.crash(&mut Rng::with_seed(seed), &[0xEE; SECTOR]);
+            let mut bytes = [0; 2 * SECTOR];
+            left.read(&mut bytes, 0);
+            (bytes[0], bytes[SECTOR])
+        };
+        (0..200).map(outcome).collect()
+    }
+
+    fn filled(byte: u8) -> Content {
+        let mut content = Content::default();
+        content.write(&[byte; 2 * SECTOR], 0);
+        content
+    }
+
+    #[test]
+    fn what_was_synced_stays_and_the_rest_is_old_or_new_by_sectors() {
+        let mut content = filled(1);
+        content.sync();
+        assert_eq!(crashes(&content), [(1, 1)].into());
+        content.write(&[2; 2 * SECTOR], 0);
+        assert_eq!(crashes(&content), [(1, 1), (1, 2), (2, 1), (2, 2)].into());
+    }
+
+    #[test]
+    fn garbage_shows_only_where_nothing_was_ever_synced() {
+        let left = crashes(&filled(1));
+        assert!([(1, 1), (0, 0), (0xEE, 0xEE)].iter().all(|outcome| left.contains(outcome)), "{left:?}");
+    }
+
+    #[test]
+    fn after_a_failed_sync_reads_see_what_no_later_sync_writes() {
+        let mut content = filled(1);
+        content.sync();
+        content.write(&[2; 2 * SECTOR], 0);
+        let lost = (0..).find_map(|seed| {
+            let mut failed = content.clone();
+            failed.sync_in_vain(&mut Rng::with_seed(seed));
+            (crashes(&failed) == [(1, 1)].into()).then_some(failed)
+        });
+        let mut lost = lost.unwrap();
+        let mut bytes = [0; 1];
+        lost.read(&mut bytes, 0);
+        assert_eq!(bytes, [2]);
+        lost.sync();
+        assert_eq!(crashes(&lost), [(1, 1)].into());
+        lost.write(&[2; 1], 0);
+        lost.sync();
+        assert_eq!(crashes(&lost), [(2, 1)].into());
+    }
+}

@@ -39,13 +39,13 @@ pub(super) trait Watch: Send + Sync {
 pub(super) enum Honesty {
     #[default]
     Honest,
-    /// Syncs of folders do nothing.
+    /// Syncs of folders do nothing once the journal is open.
     NoDirSync,
-    /// Syncs of segments do nothing.
+    /// Syncs of segments do nothing: records are answered before they are durable.
     NoSegmentSync,
-    /// Syncs of the checkpoint do nothing.
+    /// Syncs of the checkpoint do nothing once the journal is open: what it allows to be freed is gone before it is durable.
     NoCheckpointSync,
-    /// Syncs of segments do nothing until the journal is open.
+    /// Syncs of segments do nothing until the journal is open: records are read before they are durable.
     NoRecoverySync,
 }
 
@@ -204,7 +204,7 @@ impl State {
         match self.honesty {
             Honesty::Honest | Honesty::NoDirSync => true,
             Honesty::NoSegmentSync => checkpoint,
-            Honesty::NoCheckpointSync => !checkpoint,
+            Honesty::NoCheckpointSync => !checkpoint || !self.opened,
             Honesty::NoRecoverySync => checkpoint || self.opened,
         }
     }
@@ -284,7 +284,7 @@ impl Storage for Disk {
         if outcome.is_failure() {
             let State { names, faults, .. } = &mut *state;
             names.sync_in_vain(faults.rng());
-        } else if state.honesty != Honesty::NoDirSync {
+        } else if state.honesty != Honesty::NoDirSync || !state.opened {
             state.names.sync(folder);
         }
         outcome.or_fail()

@@ -148,3 +148,49 @@ impl Names {
         self.unsynced = rest;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn place(name: &str) -> Place {
+        (ROOT, name.to_owned())
+    }
+
+    fn crashes(names: &Names) -> BTreeSet<Vec<String>> {
+        let outcome = |seed| {
+            let mut left = names.clone();
+            left.crash(&mut Rng::with_seed(seed));
+            left.within(ROOT).map(|(name, _)| name.to_owned()).collect()
+        };
+        (0..200).map(outcome).collect()
+    }
+
+    fn all(outcomes: &[&[&str]]) -> BTreeSet<Vec<String>> {
+        outcomes.iter().map(|names| names.iter().map(|name| (*name).to_owned()).collect()).collect()
+    }
+
+    #[test]
+    fn changes_of_different_files_are_durable_each_for_itself_and_those_of_one_in_order() {
+        let mut names = Names::default();
+        names.add(place("a"), Node::File(1));
+        names.add(place("b"), Node::File(2));
+        names.rename(place("a"), place("c"), Node::File(1));
+        assert_eq!(crashes(&names), all(&[&[], &["a"], &["b"], &["a", "b"], &["c"], &["b", "c"]]));
+        names.sync(ROOT);
+        assert_eq!(crashes(&names), all(&[&["b", "c"]]));
+        names.remove(place("b"), Node::File(2));
+        assert_eq!(crashes(&names), all(&[&["b", "c"], &["c"]]));
+    }
+
+    #[test]
+    fn what_a_synced_folder_holds_is_lost_with_the_folders_own_name() {
+        let mut names = Names::default();
+        names.add(place("folder"), Node::Folder(1));
+        names.add((1, "file".to_owned()), Node::File(2));
+        names.sync(1);
+        assert_eq!(crashes(&names), all(&[&[], &["folder"]]));
+    }
+}
