@@ -29,8 +29,8 @@ use sender::{Sender, Stopped};
 /// Records that are not published yet are left out, as the bridge, or `journal drain`, publishes them; so are commands that the configuration discards.
 ///
 /// It takes no lock and changes nothing in the folder, so it is safe beside a running bridge. Records of one topic are sent in the order of the journal;
-/// they mix with what the bridge publishes meanwhile. Consumers tell a repetition by its id (`ce_id`), and a replay that is repeated is none the wiser:
-/// ids are the same each time.
+/// they mix with what the bridge publishes meanwhile. Consumers tell a repetition by its id (`ce_id`), which is the same each time, however often a replay
+/// is repeated.
 ///
 /// Exit code 0 if all was confirmed; 69 where Kafka did not take something, with the LSN from which to go on; 65 where records of the range are corrupt.
 #[derive(Debug, Args)]
@@ -42,7 +42,7 @@ pub(in crate::cli) struct Replay {
     /// Publish to this topic, which must exist, instead of the topics that the configuration names. Dead letters are left out then.
     #[arg(long, value_name = "NAME", value_parser = topic)]
     topic: Option<String>,
-    /// Do it.
+    /// Do it, and do not only show the plan.
     #[arg(long)]
     yes: bool,
     /// How long it goes on without a confirmation from Kafka.
@@ -181,7 +181,8 @@ struct Report<'a> {
 
 impl fmt::Display for Report<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(out, "{}", self.plan)?;
+        // The plan ends its last line.
+        write!(out, "{}", self.plan)?;
         writeln!(out, "{}", if self.plan.records() == 0 { "nothing to do" } else { "nothing was sent: --yes does it" })
     }
 }
