@@ -37,7 +37,7 @@ pub use apps::App;
 pub use events::{Events, Mode};
 pub use http::Http;
 pub use journal::Journal;
-pub use kafka::Kafka;
+pub use kafka::{Delivery, Kafka};
 pub use log::{Format, Level, Log};
 pub use problem::{Problem, Problems, Warning};
 pub use shutdown::Shutdown;

@@ -36,6 +36,7 @@ pub(super) fn run(config: Config, purpose: Purpose, started: impl FnOnce(Address
         let exit = match error.remedy() {
             Remedy::Configuration => Exit::Configuration,
             Remedy::Io => Exit::Io,
+            Remedy::Unavailable => Exit::Unavailable,
             Remedy::Internal => Exit::Internal,
         };
         Failure::caused(exit, &error)

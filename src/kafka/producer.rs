@@ -23,6 +23,7 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 
 use super::statistics::Status;
 use super::topics::{self, Presence};
+use super::transactions::{Order, Outcome, Transactions};
 use super::verdict::{ErrorCode, Verdict};
 use super::{Error, Settings, creation};
 use crate::metrics;
@@ -92,6 +93,7 @@ struct Queue {
 #[derive(Default)]
 struct Waiting {
     reports: Vec<Report>,
+    outcome: Option<Outcome>,
     fatal: Option<Fatal>,
 }
 
@@ -117,6 +119,17 @@ impl Reports {
     #[must_use]
     pub fn fatal(&self) -> Option<Fatal> {
         self.lock().fatal.clone()
+    }
+
+    /// What became of the last order to the transactions, once.
+    #[must_use]
+    pub fn take_outcome(&self) -> Option<Outcome> {
+        self.lock().outcome.take()
+    }
+
+    fn push_outcome(&self, outcome: Outcome) {
+        self.lock().outcome = Some(outcome);
+        (self.0.wake)();
     }
 
     fn push(&self, report: Report) {
@@ -166,10 +179,11 @@ impl fmt::Debug for Reports {
     }
 }
 
-/// An idempotent producer. Dropping it purges what is in flight: each such message is reported with [`Verdict::Rebuild`] before the drop returns.
+/// An idempotent producer, or one of transactions where the settings say so. Dropping it purges what is in flight: each such message is reported with [`Verdict::Rebuild`] before the drop returns.
 pub struct Producer {
     base: Arc<BaseProducer<Context>>,
     poll: Option<JoinHandle<()>>,
+    transactions: Option<Transactions>,
 }
 
 impl Producer {
@@ -197,7 +211,30 @@ impl Producer {
             .name("kafka-poll".to_owned())
             .spawn(move || poll(&polled))
             .map_err(|error| Error::Client(format!("start its poll thread: {error}")))?;
-        Ok(Self { base, poll: Some(poll) })
+        let mut producer = Self { base, poll: Some(poll), transactions: None };
+        if let Some(place) = settings.positions() {
+            producer.transactions = Some(Transactions::start(&producer.base, settings.clone(), place.clone())?);
+        }
+        Ok(producer)
+    }
+
+    /// Asks something of the transactions, once what was asked before has ended. Never waits.
+    pub fn order(&self, order: Order) {
+        if let Some(transactions) = &self.transactions {
+            transactions.order(order);
+        }
+    }
+
+    /// Hands over one of the positions, to the partition that is ours.
+    ///
+    /// # Errors
+    /// As [`Producer::send`] has them.
+    pub fn send_position(&self, key: &[u8], value: Option<&[u8]>, opaque: u64) -> Result<(), SendError> {
+        let Some(place) = self.base.context().settings.positions() else { return Ok(()) };
+        let number = usize::try_from(opaque).unwrap_or(usize::MAX);
+        let mut record = BaseRecord::with_opaque_to(&place.topic, number).key(key).partition(i32::from(place.partition));
+        record.payload = value;
+        self.hand_over(record)
     }
 
     /// Hands a message to librdkafka, which copies it. Never waits. The record's time is now.
@@ -219,6 +256,10 @@ impl Producer {
         let number = usize::try_from(opaque).unwrap_or(usize::MAX);
         let mut record = BaseRecord::with_opaque_to(topic, number).payload(value).headers(owned);
         record.key = key;
+        self.hand_over(record)
+    }
+
+    fn hand_over(&self, record: BaseRecord<'_, [u8], [u8], usize>) -> Result<(), SendError> {
         let context = self.base.context();
         // Counted first: the report may come before `send` returns.
         context.in_flight.fetch_add(1, Ordering::AcqRel);
@@ -244,6 +285,9 @@ impl Producer {
 impl Drop for Producer {
     fn drop(&mut self) {
         self.base.context().stop.store(true, Ordering::Release);
+        if let Some(mut transactions) = self.transactions.take() {
+            transactions.stop();
+        }
         if let Some(poll) = self.poll.take() {
             // The thread has caught its own panic and told of it.
             drop(poll.join());
@@ -303,7 +347,7 @@ fn serve_all(base: &BaseProducer<Context>) {
 }
 
 /// What librdkafka calls back into. All calls but `log` come from the poll thread, or from the thread that drops the producer when that has ended.
-struct Context {
+pub(super) struct Context {
     reports: Reports,
     status: Status,
     metrics: metrics::Kafka,
@@ -351,7 +395,17 @@ impl Context {
         SendError::Refused { verdict: error.verdict(), error }
     }
 
-    fn dead(&self, reason: &str) {
+    /// Whether the producer is being dropped.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    /// An order to the transactions has come to its end.
+    pub(super) fn ended(&self, outcome: Outcome) {
+        self.reports.push_outcome(outcome);
+    }
+
+    pub(super) fn dead(&self, reason: &str) {
         // librdkafka goes on to tell of it with each further error.
         if self.reports.fail(reason) {
             self.status.fatal(reason);

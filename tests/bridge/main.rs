@@ -6,6 +6,7 @@
 
 mod cli;
 mod disk;
+mod exactly_once;
 mod faults;
 mod hostile;
 mod ingress;

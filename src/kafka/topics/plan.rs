@@ -53,6 +53,37 @@ pub fn wanted<N: AsRef<str>>(topics: &config::Topics, names: &[N], dead_letter: 
     names.into_iter().map(one).collect()
 }
 
+/// What exactly-once needs: the topic of the positions, compacted, in segments so small that a start has read its partition in a moment.
+#[must_use]
+pub fn wanted_positions(kafka: &config::Kafka, topics: &config::Topics) -> Option<Wanted> {
+    if kafka.delivery == config::Delivery::AtLeastOnce {
+        return None;
+    }
+    let fixed = [("cleanup.policy", "compact"), ("segment.bytes", SEGMENT_BYTES), ("min.cleanable.dirty.ratio", "0.1")];
+    let mut settings: BTreeMap<String, String> = fixed.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let mut partitions = POSITIONS_PARTITIONS;
+    for (key, value) in topics.config.get(&kafka.positions_topic).into_iter().flatten() {
+        if key == PARTITIONS {
+            partitions = value.0.parse().unwrap_or(partitions);
+        } else {
+            settings.insert(key.clone(), value.0.clone());
+        }
+    }
+    Some(Wanted {
+        name: kafka.positions_topic.clone(),
+        partitions,
+        replication_factor: topics.replication_factor.get(),
+        settings,
+        at_least: BTreeSet::new(),
+    })
+}
+
+/// Instances that a topic of positions has room for, unless its own settings say otherwise: each is a partition, and an empty one costs next to nothing.
+const POSITIONS_PARTITIONS: u16 = 32;
+
+/// The segment that is written to is never compacted, and every start reads it: 16 MiB are some tens of thousands of commits.
+const SEGMENT_BYTES: &str = "16777216";
+
 /// The key of a topic's table in the configuration that is not one of Kafka's settings.
 const PARTITIONS: &str = "partitions";
 

@@ -1,0 +1,482 @@
+//! Exactly-once: what a transaction asks for is done here, and what becomes of it.
+//!
+//! The readings, lanes and windows are those of at-least-once. What differs: a record enters a transaction and counts once that is committed; the positions go
+//! to Kafka in the same transaction, and to the journal's checkpoint after it; a refusal aborts all of it and begins again from the positions that were committed
+//! last, where the culprit then is alone in a transaction, as an event once more and then as a dead letter, so that none is ever behind its topic's position without having left.
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use crate::callback::Callback;
+use crate::config;
+use crate::journal::{Item, Journal, Lsn, Positions};
+use crate::kafka::transactions::{Obstacle, Order, Outcome};
+use crate::kafka::{DeadLetterCause, Entry as Kept, ErrorCode, ParkCause, Place, SendError, Verdict};
+use crate::metrics::Abort;
+use crate::routing::TopicId;
+
+use super::apart::Step;
+use super::delivery::{Answer, Refusal};
+use super::dispatch::{Made, Ticket, size_of};
+use super::lane::{HoldCause, Room};
+use super::reading::{Handed, Held, Load};
+use super::stored::{self, Mark, Owner, Stored};
+use super::transaction::{Blame, Company, InFlight, Limits, Move, Tally, Transaction};
+use super::window::{Entry, State};
+use super::{Error, Forwarder, REBUILD_MIN};
+
+/// How long the end of the process waits for what is under way, so that no open transaction is left behind for the readers to wait for.
+const END_MAX: Duration = Duration::from_secs(2);
+
+/// Between two looks at it.
+const END_LOOK: Duration = Duration::from_millis(5);
+
+/// The number of a position with librdkafka: no record's.
+const POSITION: u64 = u64::MAX;
+
+/// What exactly-once adds to the forwarder.
+pub(super) struct ExactlyOnce {
+    transaction: Transaction,
+    owner: Owner,
+    topic: String,
+    /// The journal's end when it was opened: nothing of an earlier run lies beyond it.
+    end: Lsn,
+    /// The positions that were committed last; before Kafka's are read, those of the journal's checkpoint.
+    committed: Positions,
+    /// Whether Kafka's have been read.
+    read: bool,
+    /// The streams that have a record of their own in Kafka.
+    listed: BTreeMap<String, Lsn>,
+    /// What the commit that is under way carries.
+    closing: Option<Stored>,
+    mark: Option<Mark>,
+    obstacle: Option<Obstacle>,
+}
+
+impl ExactlyOnce {
+    pub(super) fn new(kafka: &config::Kafka, place: &Place, journal: &Journal, positions: &Positions, end: Lsn) -> Self {
+        let limits = Limits { interval: kafka.commit_interval.get(), records: u64::from(kafka.commit_records.get()) };
+        Self {
+            transaction: Transaction::new(limits),
+            owner: Owner { instance: place.partition, journal: journal.identity() },
+            topic: place.topic.clone(),
+            end,
+            committed: positions.clone(),
+            read: false,
+            listed: BTreeMap::new(),
+            closing: None,
+            mark: None,
+            obstacle: None,
+        }
+    }
+}
+
+impl Forwarder {
+    /// Whether records may be handed over.
+    pub(super) fn takes_records(&self) -> bool {
+        self.exactly_once.as_ref().is_none_or(|this| this.transaction.is_open())
+    }
+
+    /// Whether nothing waits for a commit.
+    pub(super) fn is_settled(&self) -> bool {
+        self.exactly_once.as_ref().is_none_or(|this| this.transaction.is_settled())
+    }
+
+    /// What the transaction of the moment is to count; `None` with at-least-once.
+    pub(super) fn tally(&mut self) -> Option<&mut Tally> {
+        let this = self.exactly_once.as_mut()?;
+        this.transaction.touched(Instant::now());
+        Some(this.transaction.tally())
+    }
+
+    /// The positions that a restart goes on from.
+    pub(super) fn last_positions(&self) -> Positions {
+        self.exactly_once.as_ref().map_or_else(|| self.positions(), |this| this.committed.clone())
+    }
+
+    /// Goes on with the transaction. Tells whether anything moved.
+    pub(super) fn turn_transaction(&mut self, now: Instant) -> Result<bool, Error> {
+        if self.exactly_once.is_none() {
+            return Ok(false);
+        }
+        let outcome = self.reports.take_outcome();
+        let mut moved = outcome.is_some();
+        if let Some(outcome) = outcome {
+            self.take_outcome(outcome, now)?;
+        }
+        let records = self.in_flight();
+        let (Some(this), Some(producer)) = (&mut self.exactly_once, &self.producer) else { return Ok(moved) };
+        let transaction = &mut this.transaction;
+        let next = transaction.next(InFlight { records, messages: producer.in_flight() }, now);
+        moved |= next != Move::None;
+        match next {
+            Move::None => {}
+            Move::Look => {
+                transaction.looking();
+                producer.order(Order::Look);
+            }
+            Move::Open => {
+                transaction.opening();
+                producer.order(Order::Open);
+            }
+            Move::SendPositions => self.send_positions(now),
+            Move::Commit => {
+                transaction.committing();
+                producer.order(Order::Commit);
+            }
+            Move::GiveUp => self.give_up_on_what_stands(now),
+            Move::Abort => {
+                transaction.aborting();
+                producer.order(Order::Abort);
+            }
+            Move::Rewind { cause } => self.rewind(cause, now)?,
+        }
+        Ok(moved)
+    }
+
+    fn take_outcome(&mut self, outcome: Outcome, now: Instant) -> Result<(), Error> {
+        let Some(this) = &mut self.exactly_once else { return Ok(()) };
+        match outcome {
+            Outcome::Seen(entries) => {
+                let found = this.owner.read(&entries).map_err(Error::Positions)?;
+                if this.transaction.looked(found.last) {
+                    return Err(Error::Superseded { instance: this.owner.instance.to_string() });
+                }
+            }
+            Outcome::Waits(obstacle) => self.stand_before(obstacle),
+            Outcome::Opened(entries) => self.opened(&entries, now)?,
+            Outcome::Committed => self.committed(now),
+            Outcome::Aborted { cause } => this.transaction.aborted(cause),
+        }
+        Ok(())
+    }
+
+    /// The partition of the positions cannot be used: everything waits in the journal.
+    fn stand_before(&mut self, obstacle: Obstacle) {
+        let Some(this) = &mut self.exactly_once else { return };
+        if this.obstacle.replace(obstacle) == Some(obstacle) {
+            return;
+        }
+        let (topic, instance) = (&this.topic, this.owner.instance);
+        let cause = match obstacle {
+            Obstacle::Parked(cause) => {
+                tracing::warn!(%topic, cause = cause.as_str(), remedy = "chat-bridge topics apply", "topic of the positions cannot be used; all records wait in the journal");
+                cause
+            }
+            Obstacle::TooFewPartitions(partitions) => {
+                let remedy = "topics.config, then chat-bridge topics apply --yes";
+                tracing::warn!(%topic, partitions, instance, remedy, "topic of the positions has no partition for this instance; all records wait in the journal");
+                ParkCause::Missing
+            }
+        };
+        self.metrics.forwarder.parked(topic).set(1);
+        self.shared.set_parked(topic, cause);
+    }
+
+    /// Nobody but us can write any more: where the positions are is where we go on.
+    fn opened(&mut self, entries: &[Kept], now: Instant) -> Result<(), Error> {
+        let Some(this) = &mut self.exactly_once else { return Ok(()) };
+        let found = this.owner.read(entries).map_err(Error::Positions)?;
+        let confirmed = this.transaction.opened(Uuid::new_v4(), found.last, now);
+        if let Some(tally) = confirmed {
+            self.metrics.forwarder.transactions_committed.inc();
+            self.metrics.add(&tally, self.clock.now());
+        }
+        let before = this.committed.clone();
+        let first = !std::mem::replace(&mut this.read, true);
+        let (positions, mark) = match &found.own {
+            Some(own) if first && is_foreign(&self.journal, own, this.end)? => {
+                tracing::error!(
+                    position = own.positions.scanned.get(),
+                    end = this.end.get(),
+                    "kafka's positions are not of this journal but of one that it is an older copy of: what was published since may be published once more"
+                );
+                (before.clone(), None)
+            }
+            Some(own) if stored::completed(&own.positions) >= stored::completed(&before) => (own.positions.clone(), own.mark),
+            Some(_) => {
+                tracing::warn!("kafka's positions are older than the journal's checkpoint, which is taken");
+                (before.clone(), None)
+            }
+            None => (before.clone(), None),
+        };
+        tracing::info!(
+            topic = %this.topic, partition = this.owner.instance, found = found.own.is_some(), position = positions.scanned.get(),
+            "positions read; events are published in transactions"
+        );
+        if this.obstacle.take().is_some() {
+            self.metrics.forwarder.parked(&this.topic).set(0);
+            self.shared.clear_parked(&this.topic);
+        }
+        this.listed = found.listed;
+        this.mark = mark;
+        this.closing = None;
+        this.committed = positions.clone();
+        if first {
+            self.metrics.add_earlier(stored::completed(&positions).saturating_sub(stored::completed(&before)));
+        }
+        self.start_from(&positions)
+    }
+
+    /// Begins where these positions are, as a restart would.
+    fn start_from(&mut self, positions: &Positions) -> Result<(), Error> {
+        self.ledger = super::Ledger::new(positions, super::Start::Clean, positions.scanned);
+        self.lay_out(positions)
+    }
+
+    /// The positions are handed over as they are once all that is in the transaction is delivered: they are seen together with it, or not at all.
+    fn send_positions(&mut self, now: Instant) {
+        let in_hand: usize = self.lanes.iter().map(|lane| lane.window.len()).sum();
+        let mut ledger = self.ledger.clone();
+        ledger.passed(u64::try_from(in_hand).unwrap_or(u64::MAX));
+        let positions = self.positions_by(&ledger, super::Lane::reached);
+        let (Some(this), Some(producer)) = (&mut self.exactly_once, &self.producer) else { return };
+        let stored = Stored { positions, mark: this.mark };
+        for (key, value) in this.owner.records(&stored, this.transaction.stamp(), &this.listed) {
+            match producer.send_position(&key, value.as_deref(), POSITION) {
+                Ok(()) => {}
+                // The same ones again once there is room: of two with one key in a transaction the second counts.
+                Err(SendError::QueueFull) => return,
+                Err(SendError::Refused { .. }) => {
+                    this.transaction.failed(Abort::Failed, now);
+                    return;
+                }
+            }
+        }
+        this.closing = Some(stored);
+        this.transaction.positions_sent();
+    }
+
+    fn committed(&mut self, now: Instant) {
+        let Some(this) = &mut self.exactly_once else { return };
+        let done = this.transaction.committed();
+        if let Some(stored) = this.closing.take() {
+            this.listed = stored::listed(&stored);
+            this.committed = stored.positions;
+        }
+        self.aparts.forget_below(this.committed.lowest());
+        if let Some(lsn) = done.alone {
+            self.aparts.remove(lsn);
+        }
+        self.journal.set_positions(this.committed.clone());
+        self.metrics.add(&done.tally, self.clock.now());
+        let metrics = &self.metrics.forwarder;
+        metrics.transactions_committed.inc();
+        #[expect(clippy::cast_precision_loss, clippy::as_conversions, reason = "a transaction has at most 2^32 records")]
+        metrics.transaction_records.observe(done.records as f64);
+        if let Some(since) = done.since {
+            metrics.transaction_duration_seconds.observe(now.duration_since(since).as_secs_f64());
+        }
+        self.moved_at = now;
+        self.rebuild_delay = REBUILD_MIN;
+    }
+
+    /// The producer is gone. Tells whether that is all that there is to do: the next one begins from Kafka's positions.
+    pub(super) fn lose_transaction(&mut self) -> bool {
+        let Some(this) = &mut self.exactly_once else { return false };
+        this.transaction.lost();
+        for lane in &mut self.lanes {
+            lane.start_over(None);
+        }
+        true
+    }
+
+    /// Takes a record into the transaction of the moment, where that is the right one for it.
+    pub(super) fn hand_over_in_transaction(&mut self, held: Held, now: Instant) -> Result<Handed, Error> {
+        let step = self.aparts.get(held.lsn).map(|apart| apart.step.clone());
+        let on_trial = self.lanes.get(held.topic.index()).is_some_and(super::Lane::is_on_trial);
+        let company = if step.is_some() || on_trial { Company::None } else { Company::Any };
+        if !self.exactly_once.as_mut().is_some_and(|this| this.transaction.admits(company, now)) {
+            return Ok(Handed::Full(held));
+        }
+        let (message, reason) = match (&held.load, &step) {
+            (Load::Discarded, _) => {
+                self.discard(&held);
+                return Ok(Handed::Over);
+            }
+            (Load::Event(message), None | Some(Step::Retry)) => (message.clone(), None),
+            (Load::DeadLetter(message, reason), None | Some(Step::Retry)) => (message.clone(), Some(*reason)),
+            (Load::Event(_) | Load::DeadLetter(..), Some(step)) => match self.make_apart(held.lsn, held.topic, step)? {
+                Made::Message(message, reason) => (message, reason),
+                Made::Lost | Made::NoRoom => {
+                    self.hold(self.dead_letter_topic(), HoldCause::Refused, now);
+                    return Ok(Handed::Full(held));
+                }
+            },
+        };
+        let ticket = Ticket { lsn: held.lsn, topic: held.topic, reason };
+        let target = step.as_ref().map_or(held.topic, |step| self.target(held.topic, step));
+        let refused = match self.send(target, &message, ticket) {
+            Ok(()) => None,
+            Err(SendError::QueueFull) => return Ok(Handed::Full(held)),
+            Err(SendError::Refused { verdict, error }) => Some(Answer { verdict, error: Some(error) }),
+        };
+        self.enter(held.topic, Entry { lsn: held.lsn, received: held.received, size: size_of(&message), state: State::Sent });
+        if let Some(lane) = self.lane_mut(held.topic) {
+            lane.sent(now);
+        }
+        if let Some(this) = &mut self.exactly_once {
+            this.transaction.entered(held.lsn, target, company, now);
+            if this.mark.is_none_or(|mark| mark.lsn < held.lsn) {
+                this.mark = Some(Mark { lsn: held.lsn, received: held.received });
+            }
+        }
+        if let Some(answer) = refused {
+            self.settle(ticket, answer, now);
+        }
+        Ok(Handed::Over)
+    }
+
+    /// A record that is owed as a dead letter waits for the dead-letter topic, and its own topic with it: no position passes over it.
+    pub(super) fn room_in_transaction(&mut self, held: &Held, room: Room, now: Instant) -> Room {
+        if room != Room::Free || self.aparts.is_empty() {
+            return room;
+        }
+        let Some(step) = self.aparts.get(held.lsn).map(|apart| apart.step.clone()) else { return room };
+        let target = self.target(held.topic, &step);
+        if target == held.topic || self.lane_mut(target).is_some_and(|lane| lane.takes(now)) {
+            return room;
+        }
+        self.hold(held.topic, HoldCause::Refused, now);
+        Room::Stalled
+    }
+
+    /// Does what a verdict says of a record of the transaction.
+    pub(super) fn settle_in_transaction(&mut self, ticket: Ticket, answer: Answer, now: Instant) {
+        let Ticket { lsn, topic, reason } = ticket;
+        let apart = self.aparts.get(lsn).cloned();
+        let sent_to = apart.as_ref().map_or(topic, |apart| self.target(topic, &apart.step));
+        let received = self.lanes.get(topic.index()).and_then(|lane| lane.window.received(lsn));
+        let was_sent = self.done(topic, lsn) == Some(State::Sent);
+        let why = match answer.verdict {
+            Verdict::Delivered => {
+                if was_sent {
+                    if let Some(this) = &mut self.exactly_once {
+                        this.transaction.delivered();
+                    }
+                    self.count_completed(sent_to, reason, received);
+                }
+                self.resume(sent_to, now);
+                return;
+            }
+            Verdict::DeadLetter(cause) => {
+                if cause == DeadLetterCause::TooLarge {
+                    self.scout.ask_limits();
+                }
+                let step = match &apart {
+                    None => Step::Retry,
+                    Some(apart) => self.next_step(ticket, apart, Refusal { cause, detail: answer.detail() }, now),
+                };
+                tracing::debug!(lsn = lsn.get(), error = ?answer.error, ?step, "record refused in a transaction");
+                self.aparts.insert(lsn, topic, step);
+                match cause {
+                    DeadLetterCause::TooLarge => Abort::TooLarge,
+                    DeadLetterCause::RefusedByBroker => Abort::RefusedByBroker,
+                }
+            }
+            Verdict::Park(cause) => {
+                self.hold(sent_to, HoldCause::Parked(cause), now);
+                Abort::Parked
+            }
+            // What librdkafka takes back because the transaction has failed is no fault of the record's.
+            Verdict::Rebuild => Abort::Failed,
+            Verdict::Wait if answer.error.is_none_or(ErrorCode::is_state) => Abort::Failed,
+            Verdict::Wait => {
+                self.hold(sent_to, HoldCause::Refused, now);
+                Abort::Refused
+            }
+        };
+        if let Some(this) = &mut self.exactly_once {
+            this.transaction.failed(why, now);
+        }
+    }
+
+    /// What is not delivered while other things are belongs to topics that stand: each is tried alone later.
+    fn give_up_on_what_stands(&mut self, now: Instant) {
+        let standing: Vec<TopicId> = self
+            .lanes
+            .iter()
+            .enumerate()
+            .filter(|(_, lane)| lane.window.in_flight() > 0)
+            .filter_map(|(index, _)| self.routing.topic_at(index))
+            .collect();
+        for topic in standing {
+            self.hold(topic, HoldCause::Refused, now);
+        }
+        if let Some(this) = &mut self.exactly_once {
+            this.transaction.failed(Abort::Stalled, now);
+        }
+    }
+
+    /// The transaction is aborted: all begins again from what was committed last.
+    fn rewind(&mut self, cause: Option<ErrorCode>, now: Instant) -> Result<(), Error> {
+        let (why, blame) = self.blame(cause, now);
+        self.metrics.forwarder.aborted(why).inc();
+        tracing::debug!(reason = why.label(), ?cause, "transaction aborted; it is repeated");
+        let Some(this) = &mut self.exactly_once else { return Ok(()) };
+        this.closing = None;
+        this.transaction.rewound(blame, now);
+        let positions = this.committed.clone();
+        self.start_from(&positions)
+    }
+
+    /// Whose fault an abort is. Where the coordinator refuses a topic it does not say which: each of them is then tried alone.
+    fn blame(&mut self, cause: Option<ErrorCode>, now: Instant) -> (Abort, Blame) {
+        let Some(this) = &self.exactly_once else { return (Abort::Failed, Blame::Nobody) };
+        match this.transaction.failure() {
+            Some(Abort::Failed) | None => {}
+            Some(why) => return (why, Blame::Somebody),
+        }
+        let parked = match cause.map(ErrorCode::verdict) {
+            Some(Verdict::Park(parked)) if !this.transaction.is_delivered() => parked,
+            Some(_) | None => return (Abort::Failed, Blame::Nobody),
+        };
+        match this.transaction.topics().to_vec().as_slice() {
+            [] => return (Abort::Failed, Blame::Nobody),
+            [topic] => self.hold(*topic, HoldCause::Parked(parked), now),
+            several => {
+                for topic in several {
+                    self.hold(*topic, HoldCause::Suspected, now);
+                }
+            }
+        }
+        (Abort::Parked, Blame::Somebody)
+    }
+
+    /// Aborts what the end of the process would leave open, where Kafka is there to do so: until its timeout nobody could read beyond it.
+    pub(super) fn end_transaction(&mut self) -> Result<(), Error> {
+        let deadline = Instant::now() + END_MAX;
+        if self.shared.order() == super::Order::Abandon {
+            return Ok(());
+        }
+        while !self.is_settled() && self.producer.is_some() && self.reports.fatal().is_none() && Instant::now() < deadline {
+            let now = Instant::now();
+            self.take_reports(now);
+            if let Some(this) = &mut self.exactly_once {
+                this.transaction.failed(Abort::Stopped, now);
+            }
+            self.turn_transaction(now)?;
+            thread::park_timeout(END_LOOK);
+        }
+        Ok(())
+    }
+}
+
+/// Whether positions are of a journal that went another way than ours: ours is an older copy of it, so that its LSNs are used a second time.
+fn is_foreign(journal: &Journal, stored: &Stored, end: Lsn) -> Result<bool, Error> {
+    if stored.positions.scanned > end {
+        return Ok(true);
+    }
+    let Some(mark) = stored.mark else { return Ok(false) };
+    match journal.reader(mark.lsn).next().map_err(Error::Journal)? {
+        Some(Item::Record { lsn, record }) if lsn == mark.lsn => {
+            let callback = Callback::decode(record).map_err(|source| Error::Record { lsn, source })?;
+            Ok(callback.received != mark.received)
+        }
+        // It is freed or lost: there is nothing to compare.
+        Some(Item::Record { .. } | Item::Corrupt { .. }) | None => Ok(false),
+    }
+}
