@@ -121,7 +121,8 @@ impl Forwarder {
 
     /// Sends what is apart: records to be tried alone, and dead letters that are owed.
     pub(super) fn send_aparts(&mut self, now: Instant) -> Result<bool, Error> {
-        if self.aparts.is_empty() || self.producer.is_none() {
+        // With exactly-once they are not out of order: the readings come to them.
+        if self.aparts.is_empty() || self.producer.is_none() || self.exactly_once.is_some() {
             return Ok(false);
         }
         let mut moved = false;

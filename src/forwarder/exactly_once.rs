@@ -24,7 +24,7 @@ use super::dispatch::{Made, Ticket, size_of};
 use super::lane::{HoldCause, Room};
 use super::reading::{Handed, Held, Load};
 use super::stored::{self, Mark, Owner, Stored};
-use super::transaction::{Blame, Company, InFlight, Limits, Move, Tally, Transaction};
+use super::transaction::{Company, InFlight, Limits, Move, Tally, Transaction};
 use super::window::{Entry, State};
 use super::{Error, Forwarder, REBUILD_MIN};
 
@@ -102,9 +102,9 @@ impl Forwarder {
         if self.exactly_once.is_none() {
             return Ok(false);
         }
-        let outcome = self.reports.take_outcome();
-        let mut moved = outcome.is_some();
-        if let Some(outcome) = outcome {
+        let mut moved = false;
+        while let Some(outcome) = self.reports.take_outcome() {
+            moved = true;
             self.take_outcome(outcome, now)?;
         }
         let records = self.in_flight();
@@ -122,6 +122,7 @@ impl Forwarder {
                 transaction.opening();
                 producer.order(Order::Open);
             }
+            Move::Introduce => self.introduce(now),
             Move::SendPositions => self.send_positions(now),
             Move::Commit => {
                 transaction.committing();
@@ -132,7 +133,7 @@ impl Forwarder {
                 transaction.aborting();
                 producer.order(Order::Abort);
             }
-            Move::Rewind { cause } => self.rewind(cause, now)?,
+            Move::Rewind => self.rewind(now)?,
         }
         Ok(moved)
     }
@@ -149,7 +150,8 @@ impl Forwarder {
             Outcome::Waits(obstacle) => self.stand_before(obstacle),
             Outcome::Opened(entries) => self.opened(&entries, now)?,
             Outcome::Committed => self.committed(now),
-            Outcome::Aborted { cause } => this.transaction.aborted(cause),
+            Outcome::Refused(cause) => self.blame(cause, now),
+            Outcome::Aborted => this.transaction.aborted(),
         }
         Ok(())
     }
@@ -229,25 +231,48 @@ impl Forwarder {
 
     /// The positions are handed over as they are once all that is in the transaction is delivered: they are seen together with it, or not at all.
     fn send_positions(&mut self, now: Instant) {
+        let Some(this) = &self.exactly_once else { return };
+        let mark = this.mark;
+
         let in_hand: usize = self.lanes.iter().map(|lane| lane.window.len()).sum();
         let mut ledger = self.ledger.clone();
         ledger.passed(u64::try_from(in_hand).unwrap_or(u64::MAX));
         let positions = self.positions_by(&ledger, super::Lane::reached);
-        let (Some(this), Some(producer)) = (&mut self.exactly_once, &self.producer) else { return };
-        let stored = Stored { positions, mark: this.mark };
-        for (key, value) in this.owner.records(&stored, this.transaction.stamp(), &this.listed) {
+        let stored = Stored { positions, mark };
+        if self.send_stored(&stored, now)
+            && let Some(this) = &mut self.exactly_once
+        {
+            this.closing = Some(stored);
+            this.transaction.positions_sent();
+        }
+    }
+
+    /// The positions as they are: those of the transaction's end come behind them.
+    fn introduce(&mut self, now: Instant) {
+        let Some(this) = &self.exactly_once else { return };
+        let stored = Stored { positions: this.committed.clone(), mark: this.mark };
+        if self.send_stored(&stored, now)
+            && let Some(this) = &mut self.exactly_once
+        {
+            this.transaction.introducing();
+        }
+    }
+
+    /// Tells whether all of it was handed over; where it was not, there is no room for now, or the transaction has failed.
+    fn send_stored(&mut self, stored: &Stored, now: Instant) -> bool {
+        let (Some(this), Some(producer)) = (&mut self.exactly_once, &self.producer) else { return false };
+        for (key, value) in this.owner.records(stored, this.transaction.stamp(), &this.listed) {
             match producer.send_position(&key, value.as_deref(), POSITION) {
                 Ok(()) => {}
                 // The same ones again once there is room: of two with one key in a transaction the second counts.
-                Err(SendError::QueueFull) => return,
+                Err(SendError::QueueFull) => return false,
                 Err(SendError::Refused { .. }) => {
                     this.transaction.failed(Abort::Failed, now);
-                    return;
+                    return false;
                 }
             }
         }
-        this.closing = Some(stored);
-        this.transaction.positions_sent();
+        true
     }
 
     fn committed(&mut self, now: Instant) {
@@ -412,38 +437,34 @@ impl Forwarder {
     }
 
     /// The transaction is aborted: all begins again from what was committed last.
-    fn rewind(&mut self, cause: Option<ErrorCode>, now: Instant) -> Result<(), Error> {
-        let (why, blame) = self.blame(cause, now);
-        self.metrics.forwarder.aborted(why).inc();
-        tracing::debug!(reason = why.label(), ?cause, "transaction aborted; it is repeated");
+    fn rewind(&mut self, now: Instant) -> Result<(), Error> {
         let Some(this) = &mut self.exactly_once else { return Ok(()) };
+        let why = this.transaction.failure().unwrap_or(Abort::Failed);
+        self.metrics.forwarder.aborted(why).inc();
+        tracing::debug!(reason = why.label(), "transaction aborted; it is repeated");
         this.closing = None;
-        this.transaction.rewound(blame, now);
+        this.transaction.rewound(now);
         let positions = this.committed.clone();
         self.start_from(&positions)
     }
 
-    /// Whose fault an abort is. Where the coordinator refuses a topic it does not say which: each of them is then tried alone.
-    fn blame(&mut self, cause: Option<ErrorCode>, now: Instant) -> (Abort, Blame) {
-        let Some(this) = &self.exactly_once else { return (Abort::Failed, Blame::Nobody) };
-        match this.transaction.failure() {
-            Some(Abort::Failed) | None => {}
-            Some(why) => return (why, Blame::Somebody),
+    /// Finds whose fault it is where no report has told. The coordinator refuses a topic without saying which: each of them is then tried alone.
+    fn blame(&mut self, cause: ErrorCode, now: Instant) {
+        let Some(this) = &mut self.exactly_once else { return };
+        tracing::debug!(%cause, "transaction refused");
+        let Verdict::Park(parked) = cause.verdict() else { return };
+        if this.transaction.failure().is_some_and(|why| why != Abort::Failed) || this.transaction.is_delivered() {
+            return;
         }
-        let parked = match cause.map(ErrorCode::verdict) {
-            Some(Verdict::Park(parked)) if !this.transaction.is_delivered() => parked,
-            Some(_) | None => return (Abort::Failed, Blame::Nobody),
-        };
+        this.transaction.blamed(Abort::Parked);
         match this.transaction.topics().to_vec().as_slice() {
-            [] => return (Abort::Failed, Blame::Nobody),
             [topic] => self.hold(*topic, HoldCause::Parked(parked), now),
-            several => {
-                for topic in several {
+            topics => {
+                for topic in topics {
                     self.hold(*topic, HoldCause::Suspected, now);
                 }
             }
         }
-        (Abort::Parked, Blame::Somebody)
     }
 
     /// Aborts what the end of the process would leave open, where Kafka is there to do so: until its timeout nobody could read beyond it.

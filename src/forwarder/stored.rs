@@ -182,3 +182,84 @@ pub fn listed(stored: &Stored) -> BTreeMap<String, Lsn> {
 pub fn completed(positions: &Positions) -> u64 {
     positions.lowest().get().saturating_add(positions.completed_beyond)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWNER: Owner = Owner { instance: 7, journal: Uuid::from_u128(1) };
+    const STAMP: Stamp = Stamp { producer: Uuid::from_u128(5), number: 3 };
+
+    fn stored(scanned: u64, behind: &[(&str, u64)]) -> Stored {
+        let positions = Positions {
+            scanned: Lsn::new(scanned),
+            behind: behind.iter().map(|(stream, lsn)| ((*stream).to_owned(), Lsn::new(*lsn))).collect(),
+            completed_beyond: 2,
+            sent_bound: Lsn::new(scanned),
+        };
+        Stored { positions, mark: Some(Mark { lsn: Lsn::new(scanned - 1), received: Timestamp::from_micros(77) }) }
+    }
+
+    /// What a partition holds after these commits.
+    fn partition(commits: &[(Owner, Stored, Stamp)]) -> Vec<Entry> {
+        let mut entries = Vec::new();
+        for (owner, stored, stamp) in commits {
+            let listed = owner.read(&entries).unwrap().listed;
+            entries.extend(owner.records(stored, *stamp, &listed).into_iter().map(|(key, value)| Entry { key, value }));
+        }
+        entries
+    }
+
+    #[test]
+    fn what_was_written_last_is_read_back() {
+        let commits = [
+            (OWNER, stored(10, &[("member-exit", 4), ("command:A/B", 6)]), Stamp { number: 1, ..STAMP }),
+            (OWNER, stored(20, &[("member-exit", 4), ("command:A/B", 15)]), Stamp { number: 2, ..STAMP }),
+            (OWNER, stored(30, &[("command:A/B", 15), ("dead-letter", 29)]), STAMP),
+        ];
+        let entries = partition(&commits);
+        let found = OWNER.read(&entries).unwrap();
+        assert_eq!(found.last, Some(STAMP));
+        assert_eq!(found.own, Some(stored(30, &[("command:A/B", 15), ("dead-letter", 29)])));
+        assert_eq!(found.listed, listed(&commits[2].1));
+        // What has not changed is not written again, what is caught up is taken away.
+        assert_eq!(entries.len(), 3 + 2 + 3);
+        assert_eq!(entries.iter().filter(|entry| entry.value.is_none()).count(), 1);
+    }
+
+    #[test]
+    fn compaction_changes_nothing() {
+        let entries = partition(&[
+            (OWNER, stored(10, &[("member-exit", 4)]), Stamp { number: 1, ..STAMP }),
+            (OWNER, stored(20, &[("group-full", 7)]), Stamp { number: 2, ..STAMP }),
+            (OWNER, stored(30, &[("group-full", 8)]), STAMP),
+        ]);
+        let latest = |(at, entry): &(usize, &Entry)| !entries.iter().skip(at + 1).any(|later| later.key == entry.key);
+        let compacted: Vec<Entry> = entries.iter().enumerate().filter(latest).map(|(_, entry)| entry.clone()).collect();
+        assert!(compacted.len() < entries.len());
+        assert_eq!(OWNER.read(&compacted).unwrap(), OWNER.read(&entries).unwrap());
+        let without_tombstones: Vec<Entry> = compacted.into_iter().filter(|entry| entry.value.is_some()).collect();
+        assert_eq!(OWNER.read(&without_tombstones).unwrap(), OWNER.read(&entries).unwrap());
+    }
+
+    #[test]
+    fn another_journal_under_the_same_instance_has_positions_of_its_own() {
+        let other = Owner { journal: Uuid::from_u128(2), ..OWNER };
+        let entries = partition(&[(OWNER, stored(10, &[]), STAMP), (other.clone(), stored(5, &[]), Stamp { number: 9, ..STAMP })]);
+        let third = Owner { journal: Uuid::from_u128(3), ..OWNER };
+        assert_eq!(third.read(&entries).unwrap().own, None);
+        let found = OWNER.read(&entries).unwrap();
+        assert_eq!((found.own, found.last.map(|last| last.number)), (Some(stored(10, &[])), Some(9)), "the last commit is anybody's");
+        assert_eq!(other.read(&entries).unwrap().own, Some(stored(5, &[])));
+    }
+
+    #[test]
+    fn what_another_version_has_written_is_told_and_never_passed_over() {
+        let mut entries = partition(&[(OWNER, stored(10, &[]), STAMP)]);
+        entries.push(Entry { key: b"no such key".to_vec(), value: Some(b"x".to_vec()) });
+        assert!(OWNER.read(&entries).is_ok(), "what is not of this make at all is nobody's");
+        entries.push(Entry { key: OWNER.key("member-exit"), value: Some(br#"{"at":5}"#.to_vec()) });
+        let error = OWNER.read(&entries).unwrap_err().to_string();
+        assert!(error.contains("member-exit"), "{error}");
+    }
+}

@@ -17,7 +17,6 @@ use uuid::Uuid;
 
 use crate::clock::Timestamp;
 use crate::journal::Lsn;
-use crate::kafka::ErrorCode;
 use crate::metrics::Abort;
 use crate::routing::TopicId;
 
@@ -89,6 +88,9 @@ impl InFlight {
 pub enum Move {
     /// Nothing but to wait.
     None,
+    /// Make the brokers know of the transaction, by what the partition of the positions has anyhow, before a record that they may refuse enters it: one that they know
+    /// nothing of they would not abort.
+    Introduce,
     /// See whether somebody else has come to work under our name.
     Look,
     /// Fence whoever bore it before, and read the positions.
@@ -102,10 +104,7 @@ pub enum Move {
     /// Abort it.
     Abort,
     /// Begin again from what was committed last.
-    Rewind {
-        /// Why librdkafka would not commit it, where it has said so.
-        cause: Option<ErrorCode>,
-    },
+    Rewind,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +113,10 @@ enum Phase {
     Away,
     Looking,
     Opening,
+    /// The brokers hear of it, for the sake of one who must be alone.
+    Introducing {
+        sent: bool,
+    },
     /// It takes records.
     Open,
     Closing {
@@ -125,9 +128,7 @@ enum Phase {
         since: Instant,
     },
     Aborting,
-    Aborted {
-        cause: Option<ErrorCode>,
-    },
+    Aborted,
 }
 
 /// What a commit adds to the metrics.
@@ -160,13 +161,17 @@ impl Tally {
 pub struct Transaction {
     limits: Limits,
     phase: Phase,
-    /// When the first thing entered the one of the moment.
+    /// When the first thing entered the one of the moment, or the brokers heard of it.
     since: Option<Instant>,
+    /// Whether a commit has something to tell.
+    touched: bool,
+    introduced: bool,
     records: u64,
     delivered: u64,
     topics: Vec<TopicId>,
     alone: Option<Lsn>,
     failure: Option<Abort>,
+    blame: Blame,
     tally: Tally,
     stamp: Stamp,
     seen: Seen,
@@ -185,11 +190,14 @@ impl Transaction {
             limits,
             phase: Phase::Away,
             since: None,
+            touched: false,
+            introduced: false,
             records: 0,
             delivered: 0,
             topics: Vec::new(),
             alone: None,
             failure: None,
+            blame: Blame::Nobody,
             tally: Tally::default(),
             stamp: Stamp { producer: Uuid::nil(), number: 0 },
             seen: Seen::Unread,
@@ -211,7 +219,12 @@ impl Transaction {
         match self.phase {
             Phase::Open => self.since.is_none(),
             Phase::Away | Phase::Looking | Phase::Opening => true,
-            Phase::Closing { .. } | Phase::Committing | Phase::Failing { .. } | Phase::Aborting | Phase::Aborted { .. } => false,
+            Phase::Introducing { .. }
+            | Phase::Closing { .. }
+            | Phase::Committing
+            | Phase::Failing { .. }
+            | Phase::Aborting
+            | Phase::Aborted => false,
         }
     }
 
@@ -220,11 +233,21 @@ impl Transaction {
         if self.phase != Phase::Open || self.pause.is_some_and(|(until, _)| now < until) {
             return false;
         }
-        if company == Company::None && self.since.is_some() {
+        if company == Company::None && self.touched {
             self.close(now);
             return false;
         }
+        if company == Company::None && !self.introduced {
+            self.phase = Phase::Introducing { sent: false };
+            self.since = Some(now);
+            return false;
+        }
         true
+    }
+
+    /// [`Move::Introduce`] is done.
+    pub fn introducing(&mut self) {
+        self.phase = Phase::Introducing { sent: true };
     }
 
     /// A record was handed over.
@@ -245,6 +268,7 @@ impl Transaction {
     /// Something happened that the positions have to tell.
     pub fn touched(&mut self, now: Instant) {
         self.since.get_or_insert(now);
+        self.touched = true;
     }
 
     /// It takes no more, and is committed as soon as all is delivered.
@@ -262,7 +286,7 @@ impl Transaction {
         if self.failure.is_none_or(|known| known == Abort::Failed) {
             self.failure = Some(why);
         }
-        if matches!(self.phase, Phase::Open | Phase::Closing { .. }) {
+        if matches!(self.phase, Phase::Open | Phase::Introducing { .. } | Phase::Closing { .. }) {
             self.phase = Phase::Failing { since: now };
         }
     }
@@ -287,16 +311,21 @@ impl Transaction {
                 let others_move = self.delivered > 0 || self.alone.is_some();
                 if others_move && now.duration_since(since) >= DELIVERY_MAX { Move::GiveUp } else { Move::None }
             }
-            Phase::Failing { since } => {
-                if in_flight.is_none() || now.duration_since(since) >= REPORTS_MAX {
-                    Move::Abort
-                } else {
-                    Move::None
+            Phase::Introducing { sent: false } => Move::Introduce,
+            Phase::Introducing { sent: true } => {
+                if in_flight.is_none() {
+                    self.phase = Phase::Open;
+                    self.introduced = true;
                 }
+                Move::None
+            }
+            Phase::Failing { since } => {
+                let is_told = self.failure.is_some_and(|why| why != Abort::Failed);
+                if is_told || in_flight.is_none() || now.duration_since(since) >= REPORTS_MAX { Move::Abort } else { Move::None }
             }
             // Each report has to be seen before its record is sent again, or it would be taken for the second one's.
-            Phase::Aborted { cause } if in_flight.records == 0 => Move::Rewind { cause },
-            Phase::Looking | Phase::Opening | Phase::Committing | Phase::Aborting | Phase::Aborted { .. } => Move::None,
+            Phase::Aborted if in_flight.records == 0 => Move::Rewind,
+            Phase::Looking | Phase::Opening | Phase::Committing | Phase::Aborting | Phase::Aborted => Move::None,
         }
     }
 
@@ -360,13 +389,19 @@ impl Transaction {
     }
 
     /// It is aborted, the next one is begun.
-    pub fn aborted(&mut self, cause: Option<ErrorCode>) {
-        self.phase = Phase::Aborted { cause };
+    pub fn aborted(&mut self) {
+        self.phase = Phase::Aborted;
     }
 
-    /// [`Move::Rewind`] is done; `blame` says whether somebody is held for it, so that the next try is another one.
-    pub fn rewound(&mut self, blame: Blame, now: Instant) {
-        if blame == Blame::Nobody {
+    /// Somebody is held for the failure, so that the next try is another one.
+    pub fn blamed(&mut self, why: Abort) {
+        self.failure = Some(why);
+        self.blame = Blame::Somebody;
+    }
+
+    /// [`Move::Rewind`] is done.
+    pub fn rewound(&mut self, now: Instant) {
+        if self.blame == Blame::Nobody && self.failure.is_none_or(|why| why == Abort::Failed) {
             let delay = self.pause.map_or(PAUSE_MIN, |(_, delay)| (delay * 2).min(PAUSE_MAX));
             self.pause = Some((now + delay, delay));
         }
@@ -387,6 +422,9 @@ impl Transaction {
         self.stamp = stamp;
         self.phase = Phase::Open;
         self.since = None;
+        self.touched = false;
+        self.introduced = false;
+        self.blame = Blame::Nobody;
         self.records = 0;
         self.delivered = 0;
         self.topics.clear();
@@ -440,9 +478,263 @@ pub struct Done {
 
 /// Whether an abort is somebody's fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Blame {
+enum Blame {
     /// A topic is held or a record apart: the next transaction is another one.
     Somebody,
     /// It may fail again as it is.
     Nobody,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+    use crate::routing::Routing;
+
+    const LIMITS: Limits = Limits { interval: Duration::from_millis(100), records: 3 };
+    const NOTHING: InFlight = InFlight { records: 0, messages: 0 };
+
+    fn topic(index: usize) -> TopicId {
+        Routing::new(&config::Topics::default()).topic_at(index).unwrap()
+    }
+
+    fn under_way(records: usize) -> InFlight {
+        InFlight { records, messages: u64::try_from(records).unwrap() }
+    }
+
+    fn enter(transaction: &mut Transaction, lsn: u64, company: Company, now: Instant) {
+        assert!(transaction.admits(company, now), "{lsn}");
+        transaction.entered(Lsn::new(lsn), topic(0), company, now);
+    }
+
+    /// One whose producer has read the positions and committed its claim.
+    fn open(now: Instant) -> Transaction {
+        let mut transaction = Transaction::new(LIMITS);
+        assert_eq!(transaction.next(NOTHING, now), Move::Open);
+        transaction.opening();
+        assert_eq!(transaction.next(NOTHING, now), Move::None);
+        assert_eq!(transaction.opened(Uuid::from_u128(1), None, now), None);
+        assert!(!transaction.admits(Company::Any, now), "the claim goes first");
+        commit(&mut transaction, now);
+        transaction
+    }
+
+    /// The brokers hear of it before a record enters that they may refuse.
+    fn introduce(transaction: &mut Transaction, now: Instant) {
+        assert!(!transaction.admits(Company::None, now));
+        assert_eq!(transaction.next(NOTHING, now), Move::Introduce);
+        transaction.introducing();
+        assert!(!transaction.is_open() && !transaction.is_settled());
+        assert_eq!(transaction.next(InFlight { records: 0, messages: 1 }, now), Move::None);
+        assert!(!transaction.is_open());
+        assert_eq!(transaction.next(NOTHING, now), Move::None);
+        assert!(transaction.is_open());
+    }
+
+    fn abort(transaction: &mut Transaction, why: Abort, now: Instant) {
+        transaction.failed(why, now);
+        assert_eq!(transaction.next(NOTHING, now), Move::Abort);
+        transaction.aborting();
+        transaction.aborted();
+        assert_eq!(transaction.next(NOTHING, now), Move::Rewind);
+        transaction.rewound(now);
+    }
+
+    fn commit(transaction: &mut Transaction, now: Instant) -> Done {
+        assert_eq!(transaction.next(NOTHING, now), Move::SendPositions);
+        transaction.positions_sent();
+        assert_eq!(transaction.next(InFlight { records: 0, messages: 1 }, now), Move::None, "the positions are under way");
+        assert_eq!(transaction.next(NOTHING, now), Move::Commit);
+        transaction.committing();
+        assert_eq!(transaction.next(NOTHING, now), Move::None);
+        let done = transaction.committed();
+        assert!(transaction.is_open() && transaction.is_settled());
+        done
+    }
+
+    #[test]
+    fn it_is_committed_by_its_age_and_by_its_records() {
+        let start = Instant::now();
+        let mut transaction = open(start);
+        assert_eq!(transaction.next(NOTHING, start + Duration::from_secs(60)), Move::None, "an empty one has no age");
+        enter(&mut transaction, 1, Company::Any, start);
+        assert_eq!(transaction.next(under_way(1), start + Duration::from_millis(99)), Move::None);
+        assert_eq!(transaction.next(under_way(1), start + LIMITS.interval), Move::SendPositions, "together with what is under way");
+        assert!(!transaction.admits(Company::Any, start));
+        transaction.positions_sent();
+        assert_eq!(transaction.next(under_way(1), start), Move::None);
+        transaction.delivered();
+        assert_eq!(transaction.next(NOTHING, start), Move::Commit);
+        transaction.committing();
+        assert_eq!(transaction.committed().records, 1);
+        for lsn in 2..=4 {
+            enter(&mut transaction, lsn, Company::Any, start);
+        }
+        assert!(!transaction.admits(Company::Any, start), "three are enough");
+        assert_eq!(transaction.next(under_way(3), start), Move::SendPositions);
+    }
+
+    #[test]
+    fn whoever_must_be_alone_waits_for_the_others_and_they_for_him() {
+        let start = Instant::now();
+        let mut transaction = open(start);
+        enter(&mut transaction, 1, Company::Any, start);
+        assert!(!transaction.admits(Company::None, start), "another is in it");
+        assert!(!transaction.admits(Company::Any, start), "it is closed for him");
+        transaction.delivered();
+        commit(&mut transaction, start);
+        introduce(&mut transaction, start);
+        enter(&mut transaction, 2, Company::None, start);
+        assert!(!transaction.admits(Company::Any, start));
+        assert_eq!(transaction.next(under_way(1), start), Move::None, "positions only once he is delivered");
+        transaction.delivered();
+        assert_eq!(commit(&mut transaction, start).alone, Some(Lsn::new(2)));
+    }
+
+    #[test]
+    fn a_refusal_aborts_and_what_it_took_along_does_not_hide_its_reason() {
+        let start = Instant::now();
+        let mut transaction = open(start);
+        enter(&mut transaction, 1, Company::Any, start);
+        enter(&mut transaction, 2, Company::Any, start);
+        transaction.failed(Abort::Failed, start);
+        assert_eq!(transaction.next(under_way(1), start), Move::None, "the other report may tell more");
+        transaction.failed(Abort::TooLarge, start);
+        transaction.failed(Abort::Parked, start);
+        assert_eq!(transaction.failure(), Some(Abort::TooLarge));
+        assert!(!transaction.admits(Company::Any, start));
+        assert_eq!(transaction.next(under_way(1), start), Move::Abort, "nothing more has to be told");
+        transaction.aborting();
+        assert_eq!(transaction.next(NOTHING, start), Move::None);
+        transaction.aborted();
+        assert_eq!(transaction.next(under_way(1), start), Move::None, "its report would be taken for the next one's");
+        assert_eq!(transaction.next(NOTHING, start), Move::Rewind);
+        transaction.tally().corrupt += 1;
+        transaction.rewound(start);
+        assert_eq!(transaction.tally(), &mut Tally::default());
+        assert!(transaction.admits(Company::Any, start), "the next one is another one");
+    }
+
+    #[test]
+    fn after_an_abort_that_is_nobodys_fault_it_waits_longer_each_time_until_a_commit() {
+        let start = Instant::now();
+        let mut transaction = open(start);
+        let mut now = start;
+        for wait in [PAUSE_MIN, PAUSE_MIN * 2, PAUSE_MIN * 4] {
+            enter(&mut transaction, 1, Company::Any, now);
+            abort(&mut transaction, Abort::Failed, now);
+            assert!(!transaction.admits(Company::Any, now + wait - Duration::from_millis(1)), "{wait:?}");
+            now += wait;
+        }
+        enter(&mut transaction, 1, Company::Any, now);
+        transaction.delivered();
+        transaction.close(now);
+        commit(&mut transaction, now);
+        enter(&mut transaction, 2, Company::Any, now);
+        abort(&mut transaction, Abort::Failed, now);
+        assert!(transaction.admits(Company::Any, now + PAUSE_MIN));
+        enter(&mut transaction, 2, Company::Any, now + PAUSE_MIN);
+        transaction.failed(Abort::Failed, now);
+        transaction.blamed(Abort::Parked);
+        abort(&mut transaction, Abort::Failed, now);
+        assert!(transaction.admits(Company::Any, now + PAUSE_MIN), "somebody is held for it");
+    }
+
+    #[test]
+    fn one_that_the_brokers_have_heard_of_is_ended_even_if_nobody_comes() {
+        let start = Instant::now();
+        let mut transaction = open(start);
+        introduce(&mut transaction, start);
+        assert!(transaction.admits(Company::Any, start), "whoever was to be alone has been held in the meantime");
+        assert_eq!(transaction.next(NOTHING, start + LIMITS.interval), Move::SendPositions);
+    }
+
+    #[test]
+    fn reports_that_never_come_do_not_hold_an_abort_up() {
+        let start = Instant::now();
+        let mut transaction = open(start);
+        enter(&mut transaction, 1, Company::Any, start);
+        transaction.failed(Abort::Failed, start);
+        assert_eq!(transaction.next(under_way(1), start + REPORTS_MAX), Move::Abort);
+    }
+
+    #[test]
+    fn what_stands_while_others_move_is_given_up_and_what_stands_with_all_others_is_waited_for() {
+        let start = Instant::now();
+        let late = start + DELIVERY_MAX;
+        let mut transaction = open(start);
+        enter(&mut transaction, 1, Company::Any, start);
+        transaction.close(start);
+        transaction.positions_sent();
+        assert_eq!(transaction.next(under_way(1), late), Move::None, "Kafka is away");
+        transaction.delivered();
+        assert_eq!(transaction.next(under_way(1), late), Move::GiveUp);
+        let mut transaction = open(start);
+        introduce(&mut transaction, start);
+        enter(&mut transaction, 1, Company::None, start);
+        assert_eq!(transaction.next(under_way(1), late), Move::GiveUp, "one that is tried holds up all others");
+    }
+
+    #[test]
+    fn a_commit_whose_answer_never_came_counts_where_it_has_happened() {
+        let start = Instant::now();
+        let in_doubt = |transaction: &mut Transaction| {
+            enter(transaction, 1, Company::Any, start);
+            transaction.tally().discarded = 7;
+            transaction.delivered();
+            transaction.close(start);
+            transaction.positions_sent();
+            assert_eq!(transaction.next(NOTHING, start), Move::Commit);
+            transaction.committing();
+            let stamp = transaction.stamp();
+            transaction.lost();
+            assert!(transaction.is_settled() && !transaction.is_open());
+            assert_eq!(transaction.next(NOTHING, start), Move::Look);
+            transaction.looking();
+            stamp
+        };
+        let mut transaction = open(start);
+        let before = Stamp { number: transaction.stamp().number - 1, ..transaction.stamp() };
+        let stamp = in_doubt(&mut transaction);
+        assert!(!transaction.looked(Some(stamp)), "it is our own");
+        assert_eq!(transaction.next(NOTHING, start), Move::Open);
+        transaction.opening();
+        assert_eq!(transaction.opened(Uuid::from_u128(2), Some(stamp), start).map(|tally| tally.discarded), Some(7));
+
+        let mut transaction = open(start);
+        in_doubt(&mut transaction);
+        assert!(!transaction.looked(Some(before)), "it did not happen, and nobody else was there");
+        transaction.opening();
+        assert_eq!(transaction.opened(Uuid::from_u128(2), Some(before), start), None);
+    }
+
+    #[test]
+    fn somebody_else_who_has_committed_since_has_taken_our_name() {
+        let start = Instant::now();
+        let mut transaction = open(start);
+        let other = Stamp { producer: Uuid::from_u128(9), number: 1 };
+        enter(&mut transaction, 1, Company::Any, start);
+        transaction.lost();
+        assert_eq!(transaction.next(NOTHING, start), Move::Look);
+        transaction.looking();
+        assert!(transaction.looked(Some(other)));
+        assert_eq!(transaction.next(NOTHING, start), Move::Look, "and it stays so");
+        // A producer that dies before it is open has taken nothing over: the next one looks as well.
+        let mut transaction = open(start);
+        transaction.lost();
+        assert!(!transaction.looked(Some(Stamp { number: transaction.stamp().number - 1, ..transaction.stamp() })));
+        assert_eq!(transaction.next(NOTHING, start), Move::Open);
+        transaction.opening();
+        transaction.lost();
+        assert_eq!(transaction.next(NOTHING, start), Move::Look);
+    }
+
+    #[test]
+    fn a_tally_completes_what_leaves_the_journal() {
+        let mut tally = Tally { corrupt: 1, discarded: 2, owed_again: 50, ..Tally::default() };
+        tally.published.insert(0, 4);
+        tally.published.insert(3, 8);
+        tally.dead_lettered.insert("too_large", 16);
+        assert_eq!(tally.completed(), 31);
+    }
 }

@@ -6,7 +6,7 @@
 //!   hands over again whatever is not confirmed.
 //! - Nothing here waits for the queue to empty: a flush steps in 100 ms. Who wants to drain waits for [`Producer::in_flight`] to be zero.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -93,7 +93,7 @@ struct Queue {
 #[derive(Default)]
 struct Waiting {
     reports: Vec<Report>,
-    outcome: Option<Outcome>,
+    outcomes: VecDeque<Outcome>,
     fatal: Option<Fatal>,
 }
 
@@ -121,14 +121,14 @@ impl Reports {
         self.lock().fatal.clone()
     }
 
-    /// What became of the last order to the transactions, once.
+    /// What became of the orders to the transactions, the oldest first.
     #[must_use]
     pub fn take_outcome(&self) -> Option<Outcome> {
-        self.lock().outcome.take()
+        self.lock().outcomes.pop_front()
     }
 
     fn push_outcome(&self, outcome: Outcome) {
-        self.lock().outcome = Some(outcome);
+        self.lock().outcomes.push_back(outcome);
         (self.0.wake)();
     }
 

@@ -64,11 +64,11 @@ pub enum Outcome {
     Opened(Vec<Entry>),
     /// It is committed, and the next one is begun.
     Committed,
+    /// It is being aborted, because librdkafka would not commit it. Said beforehand, as the producer may die of the abort: the brokers refuse to end a transaction
+    /// of which they know no partition.
+    Refused(ErrorCode),
     /// It is aborted, and the next one is begun.
-    Aborted {
-        /// Why librdkafka would not commit it, where it has said so.
-        cause: Option<ErrorCode>,
-    },
+    Aborted,
 }
 
 /// Why the partition of the positions cannot be used for now.
@@ -217,13 +217,16 @@ impl Worker {
             Err(Remedy::Abort(cause)) => Some(cause),
             Ok(()) | Err(Remedy::Again | Remedy::Dead(_)) => None,
         });
+        if let Some(cause) = cause {
+            self.base.context().ended(Outcome::Refused(cause));
+        }
         let mut refused = 0;
         loop {
             self.check_stop()?;
             match self.base.abort_transaction(STEP).map_err(remedy) {
                 Ok(()) => {
                     self.begin()?;
-                    return Ok(Outcome::Aborted { cause });
+                    return Ok(Outcome::Aborted);
                 }
                 Err(Remedy::Again) => {}
                 Err(Remedy::Abort(code)) => {

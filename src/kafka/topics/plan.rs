@@ -392,6 +392,21 @@ mod tests {
     }
 
     #[test]
+    fn a_topic_of_positions_is_wanted_with_exactly_once_alone_and_compacted() {
+        let mut topics = configured();
+        let mut kafka = config::Kafka::default();
+        assert_eq!(wanted_positions(&kafka, &topics), None);
+        kafka.delivery = config::Delivery::ExactlyOnce;
+        let wanted = wanted_positions(&kafka, &topics).unwrap();
+        assert_eq!((wanted.name.as_str(), wanted.partitions, wanted.replication_factor), ("chat-bridge.positions", 32, 3));
+        assert_eq!(wanted.settings.get("cleanup.policy").map(String::as_str), Some("compact"));
+        assert!(!wanted.settings.contains_key(MAX_MESSAGE_BYTES));
+        let own = BTreeMap::from([("partitions".to_owned(), config::Setting("100".to_owned()))]);
+        topics.config.insert("chat-bridge.positions".to_owned(), own);
+        assert_eq!(wanted_positions(&kafka, &topics).unwrap().partitions, 100);
+    }
+
+    #[test]
     fn what_differs_becomes_a_step_and_what_cannot_be_changed_a_note() {
         let wanted = wanted(&configured(), &["im.full", "chat.a"], "chat.dead-letter");
         let full = one(&wanted, "im.full");

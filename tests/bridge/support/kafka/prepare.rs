@@ -57,8 +57,8 @@ fn prepare() -> Prepared {
             run(Command::new("mvn").args(goal).current_dir(tests_dir("kafka")));
         }
     });
-    let sources = [tests_dir("kafka/java/Control.java"), tests_dir("consumers/java/Events.java")];
-    let classes = made(&target, "classes", &[&pom, &sources[0], &sources[1]], |folder| {
+    let sources = ["kafka/java/Control.java", "consumers/java/Events.java", "consumers/java/Count.java"].map(tests_dir);
+    let classes = made(&target, "classes", &[&pom, &sources[0], &sources[1], &sources[2]], |folder| {
         run(Command::new("javac").arg("-cp").arg(format!("{}/*", lib.display())).arg("-d").arg(folder).args(&sources));
     });
     let this = tests_dir("bridge/support/kafka/prepare.rs");
