@@ -332,7 +332,7 @@ impl Forwarder {
             if moved {
                 idle = false;
             } else if std::mem::replace(&mut idle, true) {
-                thread::park_timeout(TICK);
+                thread::park_timeout(self.tick(now));
             } else {
                 // While records come, being woken for each batch of them costs more than reading them.
                 thread::sleep(GATHER);

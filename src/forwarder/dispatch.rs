@@ -240,7 +240,7 @@ impl Forwarder {
     }
 
     /// The journal has set it aside, and counted it.
-    fn give_up_apart(&mut self, lsn: Lsn, topic: TopicId) {
+    pub(super) fn give_up_apart(&mut self, lsn: Lsn, topic: TopicId) {
         tracing::error!(lsn = lsn.get(), "record that was to be sent again was lost to corruption");
         if let Some(apart) = self.aparts.remove(lsn)
             && apart.step == Step::Retry

@@ -97,6 +97,12 @@ impl Forwarder {
         self.exactly_once.as_ref().map_or_else(|| self.positions(), |this| this.committed.clone())
     }
 
+    /// How long the thread may sleep where nothing wakes it.
+    pub(super) fn tick(&self, now: Instant) -> Duration {
+        let closes_in = self.exactly_once.as_ref().and_then(|this| this.transaction.closes_in(now));
+        closes_in.map_or(super::TICK, |closes_in| closes_in.min(super::TICK))
+    }
+
     /// Goes on with the transaction. Tells whether anything moved.
     pub(super) fn turn_transaction(&mut self, now: Instant) -> Result<bool, Error> {
         if self.exactly_once.is_none() {
@@ -326,7 +332,13 @@ impl Forwarder {
             (Load::DeadLetter(message, reason), None | Some(Step::Retry)) => (message.clone(), Some(*reason)),
             (Load::Event(_) | Load::DeadLetter(..), Some(step)) => match self.make_apart(held.lsn, held.topic, step)? {
                 Made::Message(message, reason) => (message, reason),
-                Made::Lost | Made::NoRoom => {
+                Made::Lost => {
+                    // It was read a moment ago, and can be read no more.
+                    self.enter(held.topic, Entry { lsn: held.lsn, received: held.received, size: 0, state: State::Done });
+                    self.give_up_apart(held.lsn, held.topic);
+                    return Ok(Handed::Over);
+                }
+                Made::NoRoom => {
                     self.hold(self.dead_letter_topic(), HoldCause::Refused, now);
                     return Ok(Handed::Full(held));
                 }

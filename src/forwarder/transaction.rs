@@ -23,6 +23,9 @@ use crate::routing::TopicId;
 /// How long what was sent may take to be delivered, where other topics' records are: a topic that stands must not hold up those who read the others.
 const DELIVERY_MAX: Duration = Duration::from_secs(5);
 
+/// The same for a record that is tried alone: all others wait for it.
+const TRIAL_MAX: Duration = Duration::from_secs(1);
+
 /// How long a transaction that has failed waits for the reports that tell whose fault it is.
 const REPORTS_MAX: Duration = Duration::from_secs(1);
 
@@ -308,8 +311,12 @@ impl Transaction {
             Phase::Closing { positions_sent: false, .. } if self.alone.is_none() || in_flight.records == 0 => Move::SendPositions,
             Phase::Closing { positions_sent: true, .. } if in_flight.is_none() => Move::Commit,
             Phase::Closing { since, .. } => {
-                let others_move = self.delivered > 0 || self.alone.is_some();
-                if others_move && now.duration_since(since) >= DELIVERY_MAX { Move::GiveUp } else { Move::None }
+                let patience = match (self.alone, self.delivered) {
+                    (Some(_), _) => TRIAL_MAX,
+                    (None, 0) => return Move::None,
+                    (None, _) => DELIVERY_MAX,
+                };
+                if now.duration_since(since) >= patience { Move::GiveUp } else { Move::None }
             }
             Phase::Introducing { sent: false } => Move::Introduce,
             Phase::Introducing { sent: true } => {
@@ -431,6 +438,13 @@ impl Transaction {
         self.alone = None;
         self.failure = None;
         self.tally = Tally::default();
+    }
+
+    /// How long until its age closes it; `None` where that does not matter.
+    #[must_use]
+    pub fn closes_in(&self, now: Instant) -> Option<Duration> {
+        let since = self.since.filter(|_| self.phase == Phase::Open)?;
+        Some(self.limits.interval.saturating_sub(now.duration_since(since)))
     }
 
     /// What its positions bear.
@@ -556,9 +570,10 @@ mod tests {
     fn it_is_committed_by_its_age_and_by_its_records() {
         let start = Instant::now();
         let mut transaction = open(start);
-        assert_eq!(transaction.next(NOTHING, start + Duration::from_secs(60)), Move::None, "an empty one has no age");
+        assert_eq!(transaction.next(NOTHING, start + Duration::from_mins(1)), Move::None, "an empty one has no age");
         enter(&mut transaction, 1, Company::Any, start);
         assert_eq!(transaction.next(under_way(1), start + Duration::from_millis(99)), Move::None);
+        assert_eq!(transaction.closes_in(start + Duration::from_millis(99)), Some(Duration::from_millis(1)));
         assert_eq!(transaction.next(under_way(1), start + LIMITS.interval), Move::SendPositions, "together with what is under way");
         assert!(!transaction.admits(Company::Any, start));
         transaction.positions_sent();
@@ -623,7 +638,8 @@ mod tests {
         for wait in [PAUSE_MIN, PAUSE_MIN * 2, PAUSE_MIN * 4] {
             enter(&mut transaction, 1, Company::Any, now);
             abort(&mut transaction, Abort::Failed, now);
-            assert!(!transaction.admits(Company::Any, now + wait - Duration::from_millis(1)), "{wait:?}");
+            let almost = wait.saturating_sub(Duration::from_millis(1));
+            assert!(!transaction.admits(Company::Any, now + almost), "{wait:?}");
             now += wait;
         }
         enter(&mut transaction, 1, Company::Any, now);
@@ -672,7 +688,7 @@ mod tests {
         let mut transaction = open(start);
         introduce(&mut transaction, start);
         enter(&mut transaction, 1, Company::None, start);
-        assert_eq!(transaction.next(under_way(1), late), Move::GiveUp, "one that is tried holds up all others");
+        assert_eq!(transaction.next(under_way(1), start + TRIAL_MAX), Move::GiveUp, "one that is tried holds up all others");
     }
 
     #[test]
