@@ -20,6 +20,7 @@ pub mod transactions;
 pub mod verdict;
 
 mod partition;
+mod reports;
 
 use std::io;
 use std::path::PathBuf;
@@ -27,7 +28,8 @@ use std::path::PathBuf;
 use rdkafka::error::KafkaError;
 
 pub use partition::Entry;
-pub use producer::{Fatal, Producer, Report, Reports, SendError};
+pub use producer::{Producer, SendError};
+pub use reports::{Fatal, Report, Reports};
 pub use settings::{Fingerprint, Place, Settings};
 pub use statistics::{Connection, Snapshot, Status};
 pub use verdict::{DeadLetterCause, ERROR_KINDS, ErrorCode, ParkCause, Verdict};

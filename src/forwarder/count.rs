@@ -1,12 +1,38 @@
 //! What a completed record moves: at once with at-least-once, with the commit that carries it with exactly-once.
 
+use std::collections::BTreeMap;
+
 use crate::clock::Timestamp;
 use crate::event::DeadLetterReason;
 use crate::metrics::{self, Completion, Republication};
 use crate::routing::{Routing, TopicId};
 
 use super::Forwarder;
-use super::transaction::Tally;
+
+/// What a commit adds to the metrics.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Events, by topic.
+    pub published: BTreeMap<usize, u64>,
+    /// Dead letters, by reason.
+    pub dead_lettered: BTreeMap<&'static str, u64>,
+    /// Records lost to corruption.
+    pub corrupt: u64,
+    /// Records whose command is discarded.
+    pub discarded: u64,
+    /// Records that had been completed, and are owed again since the configuration has changed.
+    pub owed_again: u64,
+    /// When the callbacks of the published ones were received.
+    pub received: Vec<Timestamp>,
+}
+
+impl Tally {
+    /// Records that leave the journal with it.
+    #[must_use]
+    pub fn completed(&self) -> u64 {
+        self.published.values().chain(self.dead_lettered.values()).sum::<u64>() + self.corrupt + self.discarded
+    }
+}
 
 /// The handles of metrics that are moved for each record, looked up once.
 pub(super) struct Counters {
@@ -126,5 +152,19 @@ impl Forwarder {
         }
         self.metrics.journal.recovered_records.inc();
         self.metrics.journal.unpublished_records.inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tally_completes_what_leaves_the_journal() {
+        let mut tally = Tally { corrupt: 1, discarded: 2, owed_again: 50, ..Tally::default() };
+        tally.published.insert(0, 4);
+        tally.published.insert(3, 8);
+        tally.dead_lettered.insert("too_large", 16);
+        assert_eq!(tally.completed(), 31);
     }
 }

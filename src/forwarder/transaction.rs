@@ -10,15 +10,20 @@
 //! A record counts as completed once the transaction that carried it is committed, and the positions are carried by the same transaction. An abort is a restart
 //! from the positions that were committed last, so that nothing has to be undone one by one.
 
-use std::collections::BTreeMap;
+mod state;
+
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use crate::clock::Timestamp;
 use crate::journal::Lsn;
 use crate::metrics::Abort;
 use crate::routing::TopicId;
+
+use super::count::Tally;
+use state::{Blame, Phase, Seen};
+
+pub use state::{Company, Done, InFlight, Limits, Move, Stamp};
 
 /// How long what was sent may take to be delivered, where other topics' records are: a topic that stands must not hold up those who read the others.
 const DELIVERY_MAX: Duration = Duration::from_secs(5);
@@ -34,130 +39,6 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 
 /// The longest such wait.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-
-/// When a transaction has taken enough.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Its age.
-    pub interval: Duration,
-    /// Its records.
-    pub records: u64,
-}
-
-/// With whom a record may be sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Company {
-    /// With any other.
-    Any,
-    /// With none: whether Kafka takes it is in doubt, and the others would be aborted with it.
-    None,
-}
-
-/// What bears witness of a commit: whose it was, and which.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp {
-    /// One life of one producer.
-    pub producer: Uuid,
-    /// Counted by the producer.
-    pub number: u64,
-}
-
-/// What we know of the partition of the positions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Seen {
-    /// Nothing: it was never read.
-    Unread,
-    /// It ended with this commit when we last knew.
-    Ends(Option<Stamp>),
-}
-
-/// What is under way with librdkafka.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InFlight {
-    /// Records whose report has not been seen.
-    pub records: usize,
-    /// Messages, the positions among them, of which librdkafka has not reported.
-    pub messages: u64,
-}
-
-impl InFlight {
-    const fn is_none(self) -> bool {
-        self.records == 0 && self.messages == 0
-    }
-}
-
-/// What is to be done next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Move {
-    /// Nothing but to wait.
-    None,
-    /// Make the brokers know of the transaction, by what the partition of the positions has anyhow, before a record that they may refuse enters it: one that they know
-    /// nothing of they would not abort.
-    Introduce,
-    /// See whether somebody else has come to work under our name.
-    Look,
-    /// Fence whoever bore it before, and read the positions.
-    Open,
-    /// Add the positions to the transaction.
-    SendPositions,
-    /// Commit it.
-    Commit,
-    /// Something in it is not delivered, though other things are: hold whom it belongs to, and call it failed.
-    GiveUp,
-    /// Abort it.
-    Abort,
-    /// Begin again from what was committed last.
-    Rewind,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// Without a producer, or one that was asked nothing yet.
-    Away,
-    Looking,
-    Opening,
-    /// The brokers hear of it, for the sake of one who must be alone.
-    Introducing {
-        sent: bool,
-    },
-    /// It takes records.
-    Open,
-    Closing {
-        since: Instant,
-        positions_sent: bool,
-    },
-    Committing,
-    Failing {
-        since: Instant,
-    },
-    Aborting,
-    Aborted,
-}
-
-/// What a commit adds to the metrics.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Events, by topic.
-    pub published: BTreeMap<usize, u64>,
-    /// Dead letters, by reason.
-    pub dead_lettered: BTreeMap<&'static str, u64>,
-    /// Records lost to corruption.
-    pub corrupt: u64,
-    /// Records whose command is discarded.
-    pub discarded: u64,
-    /// Records that had been completed, and are owed again since the configuration has changed.
-    pub owed_again: u64,
-    /// When the callbacks of the published ones were received.
-    pub received: Vec<Timestamp>,
-}
-
-impl Tally {
-    /// Records that leave the journal with it.
-    #[must_use]
-    pub fn completed(&self) -> u64 {
-        self.published.values().chain(self.dead_lettered.values()).sum::<u64>() + self.corrupt + self.discarded
-    }
-}
 
 /// The transactions of a forwarder that delivers exactly once.
 #[derive(Debug)]
@@ -477,28 +358,6 @@ impl Transaction {
     }
 }
 
-/// What was committed.
-#[derive(Clone, Debug)]
-pub struct Done {
-    /// What it adds to the metrics.
-    pub tally: Tally,
-    /// When the first thing entered it.
-    pub since: Option<Instant>,
-    /// Its records.
-    pub records: u64,
-    /// Its record, where that had to be alone.
-    pub alone: Option<Lsn>,
-}
-
-/// Whether an abort is somebody's fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Blame {
-    /// A topic is held or a record apart: the next transaction is another one.
-    Somebody,
-    /// It may fail again as it is.
-    Nobody,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -743,14 +602,5 @@ mod tests {
         transaction.opening();
         transaction.lost();
         assert_eq!(transaction.next(NOTHING, start), Move::Look);
-    }
-
-    #[test]
-    fn a_tally_completes_what_leaves_the_journal() {
-        let mut tally = Tally { corrupt: 1, discarded: 2, owed_again: 50, ..Tally::default() };
-        tally.published.insert(0, 4);
-        tally.published.insert(3, 8);
-        tally.dead_lettered.insert("too_large", 16);
-        assert_eq!(tally.completed(), 31);
     }
 }

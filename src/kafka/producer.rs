@@ -6,11 +6,11 @@
 //!   hands over again whatever is not confirmed.
 //! - Nothing here waits for the queue to empty: a flush steps in 100 ms. Who wants to drain waits for [`Producer::in_flight`] to be zero.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
 use rdkafka::types::RDKafkaErrorCode as Code;
 
+use super::reports::{Report, Reports};
 use super::statistics::Status;
 use super::topics::{self, Presence};
 use super::transactions::{Order, Outcome, Transactions};
@@ -39,34 +40,6 @@ const BUSY_FROM: u64 = 200;
 /// Reports in a busy tick below which they are few: 4,000 a second.
 const CALM_BELOW: u64 = 16;
 
-/// What became of one message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Report {
-    /// The number it was sent with.
-    pub opaque: u64,
-    /// What is to be done about its record.
-    pub verdict: Verdict,
-    /// librdkafka's or the broker's error; `None` where it was delivered.
-    pub error: Option<ErrorCode>,
-    /// The partition it went to; -1 where it got none.
-    pub partition: i32,
-    /// Its place in the partition; meaningless unless it was delivered.
-    pub offset: i64,
-}
-
-/// The producer is of no more use.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fatal {
-    /// Why, without secrets.
-    pub reason: String,
-}
-
-impl fmt::Display for Fatal {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(&self.reason)
-    }
-}
-
 /// Why a message was not taken. It will have no report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendError {
@@ -79,104 +52,6 @@ pub enum SendError {
         /// Its word.
         error: ErrorCode,
     },
-}
-
-/// The queue of the delivery reports of one producer: written by its poll thread, read by one thread. Cheap to clone.
-#[derive(Clone)]
-pub struct Reports(Arc<Queue>);
-
-struct Queue {
-    waiting: Mutex<Waiting>,
-    wake: Box<dyn Fn() + Send + Sync>,
-}
-
-#[derive(Default)]
-struct Waiting {
-    reports: Vec<Report>,
-    outcomes: VecDeque<Outcome>,
-    fatal: Option<Fatal>,
-}
-
-impl Reports {
-    /// An empty queue. `wake` is called from the poll thread when there is something new in a queue that had been drained; it must be cheap (an unpark).
-    #[must_use]
-    pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Self {
-        Self(Arc::new(Queue { waiting: Mutex::default(), wake: Box::new(wake) }))
-    }
-
-    /// Moves all reports to the end of `into`, oldest first. Waits for nothing.
-    pub fn drain(&self, into: &mut Vec<Report>) {
-        let mut waiting = self.lock();
-        if into.is_empty() {
-            // Both vectors keep their room, so a steady flow allocates nothing.
-            std::mem::swap(&mut waiting.reports, into);
-        } else {
-            into.append(&mut waiting.reports);
-        }
-    }
-
-    /// Whether the producer is dead, and why. It stays so.
-    #[must_use]
-    pub fn fatal(&self) -> Option<Fatal> {
-        self.lock().fatal.clone()
-    }
-
-    /// What became of the orders to the transactions, the oldest first.
-    #[must_use]
-    pub fn take_outcome(&self) -> Option<Outcome> {
-        self.lock().outcomes.pop_front()
-    }
-
-    fn push_outcome(&self, outcome: Outcome) {
-        self.lock().outcomes.push_back(outcome);
-        (self.0.wake)();
-    }
-
-    fn push(&self, report: Report) {
-        let mut waiting = self.lock();
-        let was_empty = waiting.reports.is_empty();
-        waiting.reports.push(report);
-        drop(waiting);
-        if was_empty {
-            (self.0.wake)();
-        }
-    }
-
-    fn append(&self, reports: &mut Vec<Report>) {
-        if reports.is_empty() {
-            return;
-        }
-        let mut waiting = self.lock();
-        let was_empty = waiting.reports.is_empty();
-        waiting.reports.append(reports);
-        drop(waiting);
-        if was_empty {
-            (self.0.wake)();
-        }
-    }
-
-    /// Whether this is news.
-    fn fail(&self, reason: &str) -> bool {
-        let mut waiting = self.lock();
-        if waiting.fatal.is_some() {
-            return false;
-        }
-        waiting.fatal = Some(Fatal { reason: reason.to_owned() });
-        drop(waiting);
-        (self.0.wake)();
-        true
-    }
-
-    /// A panic leaves whole reports behind, so the queue is good even then.
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl fmt::Debug for Reports {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Reports").field("waiting", &self.lock().reports.len()).finish_non_exhaustive()
-    }
 }
 
 /// An idempotent producer, or one of transactions where the settings say so. Dropping it purges what is in flight: each such message is reported with [`Verdict::Rebuild`] before the drop returns.
@@ -485,47 +360,7 @@ pub(super) fn log(settings: &Settings, level: RDKafkaLogLevel, facility: &str, m
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
-
     use super::*;
-
-    fn report(opaque: u64) -> Report {
-        Report { opaque, verdict: Verdict::Delivered, error: None, partition: 0, offset: 0 }
-    }
-
-    #[test]
-    fn the_reader_is_woken_once_for_all_that_comes_before_it_drains() {
-        let woken = Arc::new(AtomicUsize::new(0));
-        let counter = Arc::clone(&woken);
-        let reports = Reports::new(move || {
-            counter.fetch_add(1, Ordering::Relaxed);
-        });
-        let mut drained = Vec::new();
-        reports.push(report(1));
-        reports.push(report(2));
-        reports.append(&mut vec![report(3), report(4)]);
-        reports.append(&mut Vec::new());
-        assert_eq!(woken.load(Ordering::Relaxed), 1);
-        reports.drain(&mut drained);
-        reports.append(&mut vec![report(5)]);
-        assert_eq!(woken.load(Ordering::Relaxed), 2);
-        reports.drain(&mut drained);
-        assert_eq!(drained.iter().map(|report| report.opaque).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
-    }
-
-    #[test]
-    fn a_dead_producer_is_told_once_and_wakes_the_reader() {
-        let woken = Arc::new(AtomicUsize::new(0));
-        let counter = Arc::clone(&woken);
-        let reports = Reports::new(move || {
-            counter.fetch_add(1, Ordering::Relaxed);
-        });
-        assert_eq!(reports.fatal(), None);
-        assert!(reports.fail("first"));
-        assert!(!reports.fail("second"));
-        assert_eq!(reports.fatal(), Some(Fatal { reason: "first".to_owned() }));
-        assert_eq!(woken.load(Ordering::Relaxed), 1);
-    }
 
     #[test]
     fn of_two_equal_errors_in_a_row_the_second_is_an_echo() {
