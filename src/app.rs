@@ -113,6 +113,8 @@ pub enum Remedy {
     Configuration,
     /// Look after disk or network of this machine.
     Io,
+    /// Look after whoever else works under the same name.
+    Unavailable,
     /// Report a fault of the program.
     Internal,
 }
@@ -122,9 +124,10 @@ impl Error {
     #[must_use]
     pub fn remedy(&self) -> Remedy {
         match self {
-            Self::Ingress(ingress::Error::Tokens(_)) | Self::Forwarder(forwarder::Error::Record { .. }) | Self::Token { .. } => {
-                Remedy::Configuration
-            }
+            Self::Ingress(ingress::Error::Tokens(_))
+            | Self::Forwarder(forwarder::Error::Record { .. } | forwarder::Error::Positions(_))
+            | Self::Token { .. } => Remedy::Configuration,
+            Self::Forwarder(forwarder::Error::Superseded { .. }) => Remedy::Unavailable,
             Self::Kafka(error) if error.is_configuration() => Remedy::Configuration,
             Self::Journal(error) => match error.class() {
                 journal::Class::Configuration => Remedy::Configuration,
@@ -162,7 +165,7 @@ pub async fn run(mut config: Config, purpose: Purpose, started: impl FnOnce(Addr
     let tokens = config.admin.token_file.as_deref().map(open_tokens).transpose()?;
     // 3. Metrics, and the operator's side, so that a long recovery can be watched.
     let routing = Arc::new(Routing::new(&config.topics));
-    let metrics = metrics(&routing)?;
+    let metrics = metrics(&routing, &settings)?;
     let phase = Arc::new(Phase::default());
     let heartbeats = Heartbeats::new(config.admin.stall_max.get());
     let drain = Arc::new(Drain::new(&config, Clock::system(), metrics.bridge.clone()));
@@ -254,13 +257,14 @@ fn desk(tokens: Arc<admin::drain::Tokens>, drain: &Arc<Drain>) -> admin::drain::
     admin::drain::Desk { tokens, control: Arc::new(move |order| drain.order(order)) }
 }
 
-fn metrics(routing: &Routing) -> Result<Metrics, Error> {
+fn metrics(routing: &Routing, settings: &kafka::Settings) -> Result<Metrics, Error> {
     let commands: Vec<&str> = callback::commands().map(|command| command.name).collect();
     let dead_letters: Vec<&str> = DeadLetterReason::ALL.iter().map(|reason| reason.label()).collect();
     Metrics::new(&Labels {
         refusals: Refusal::REASONS,
         commands: &commands,
         topics: &routing.topic_labels(),
+        positions: settings.positions().map(|place| place.topic.as_str()),
         dead_letters: &dead_letters,
         kafka_errors: &kafka::ERROR_KINDS,
     })

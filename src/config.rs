@@ -38,7 +38,7 @@ pub use apps::App;
 pub use events::{Events, Mode};
 pub use http::Http;
 pub use journal::Journal;
-pub use kafka::Kafka;
+pub use kafka::{Delivery, Kafka};
 pub use log::{Format, Level, Log};
 pub use problem::{Problem, Problems, Warning};
 pub use shutdown::Shutdown;
@@ -332,9 +332,10 @@ mod tests {
         let rows: BTreeMap<String, String> = page
             .lines()
             .filter_map(|line| {
-                let mut cells = line.strip_prefix("| `")?.split(" | ");
-                let key = cells.next()?.trim_end_matches('`').to_owned();
-                Some((key, cells.nth(1)?.trim_matches('`').to_owned()))
+                let cells: Vec<_> = line.strip_prefix("| `")?.split(" | ").collect();
+                // Fewer cells has the table of librdkafka's properties.
+                let [key, _type, default, _, ..] = cells[..] else { return None };
+                Some((key.trim_end_matches('`').to_owned(), default.trim_matches('`').to_owned()))
             })
             .collect();
         let (mut all, mut defaults) = (BTreeMap::new(), BTreeMap::new());

@@ -14,31 +14,37 @@
 pub mod apart;
 pub mod lane;
 pub mod positions;
+pub mod stored;
+pub mod transaction;
 pub mod window;
 
+mod count;
 mod delivery;
 mod dispatch;
+mod exactly_once;
 mod handle;
+mod parts;
 mod reading;
 mod scout;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::callback::{Callback, DecodeError};
+use crate::callback::Callback;
 use crate::clock::{Clock, Timestamp};
-use crate::config;
-use crate::journal::{self, Item, Journal, Lsn, Positions, Reader, Start};
+use crate::journal::{Item, Journal, Lsn, Positions, Reader, Start};
 use crate::kafka::{self, Producer, Report, Reports};
 use crate::log;
 use crate::metrics;
 use crate::routing::{Routing, TopicId};
 
 pub use handle::{Forwarding, Handle, start};
+pub use parts::{Config, Error, Limits, Parts};
 
 use apart::Aparts;
+use count::Counters;
+use exactly_once::ExactlyOnce;
 use handle::{Order, Shared};
 use lane::{Behind, Lane, Share};
 use positions::Ledger;
@@ -69,99 +75,6 @@ const REBUILD_MAX: Duration = Duration::from_secs(10);
 
 /// Records read in one go before reports are looked at again.
 const STRIDE: usize = 256;
-
-/// What the forwarder needs to know.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Where an event's attributes stand.
-    pub mode: config::Mode,
-    /// What tells this bridge from its siblings; stands in dead letters that name a file.
-    pub instance: String,
-    /// Where bodies are kept that even the dead-letter topic cannot take.
-    pub oversized_dir: PathBuf,
-    /// The cluster; its secret files are read again when they change.
-    pub kafka: config::Kafka,
-    /// How the topics are to be made, and whether.
-    pub topics: config::Topics,
-    /// Whether the cluster can be asked how large a message may be.
-    pub limits: Limits,
-}
-
-/// Whether the cluster can be asked how large a message may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Limits {
-    /// Every Kafka can; whether we may is another matter.
-    Asked,
-    /// The embedded cluster cannot, and would let us wait.
-    Unasked,
-}
-
-/// What the forwarder is made of.
-#[derive(Debug)]
-pub struct Parts {
-    /// Its own settings.
-    pub config: Config,
-    /// Where records come from.
-    pub journal: Journal,
-    /// The positions as the checkpoint has them.
-    pub positions: Positions,
-    /// How the journal was found.
-    pub start: Start,
-    /// The journal's end when it was opened.
-    pub end: Lsn,
-    /// Command to topic.
-    pub routing: Arc<Routing>,
-    /// How producers are built.
-    pub kafka: kafka::Settings,
-    /// Where producers say how their brokers are.
-    pub status: kafka::Status,
-    /// The metrics of producers.
-    pub kafka_metrics: metrics::Kafka,
-    /// Its metrics.
-    pub metrics: metrics::Forwarder,
-    /// The gauges of the journal that only completions move.
-    pub journal_metrics: metrics::Journal,
-    /// The wall clock.
-    pub clock: Clock,
-}
-
-/// Why the forwarder's thread ended.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The journal could not be read.
-    #[error("read the journal")]
-    Journal(#[source] journal::Error),
-    /// A record is intact and yet not one that this version can read: a newer one wrote it.
-    #[error("read record {lsn}")]
-    Record {
-        /// Which.
-        lsn: Lsn,
-        /// What is wrong with it.
-        #[source]
-        source: DecodeError,
-    },
-    /// Its thread ended although nobody had asked it to: by a panic, which has said so itself.
-    #[error("keep its thread running")]
-    Ended,
-    /// The system gives no thread.
-    #[error("start a thread")]
-    Thread(#[source] std::io::Error),
-    /// A topic that the routing does not have: a fault of the program.
-    #[error("find topic {topic} among those of the configuration")]
-    Topic {
-        /// Its number.
-        topic: usize,
-    },
-    /// A body could not be kept in a file.
-    #[error("write {path}")]
-    Oversized {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        #[source]
-        source: std::io::Error,
-    },
-}
 
 /// The state of the forwarder's thread.
 struct Forwarder {
@@ -206,6 +119,8 @@ struct Forwarder {
     positions_at: Instant,
     /// As they were last handed over: what has not changed is not written again.
     positions_before: Option<Positions>,
+    /// What exactly-once adds; `None` with at-least-once.
+    exactly_once: Option<ExactlyOnce>,
 }
 
 /// Why the producer is to be built anew.
@@ -217,55 +132,16 @@ enum Rebuild {
     Changed,
 }
 
-/// The handles of metrics that are moved for each record, looked up once.
-struct Counters {
-    forwarder: metrics::Forwarder,
-    journal: metrics::Journal,
-    published: prometheus::IntCounter,
-    dead_lettered: prometheus::IntCounter,
-    corrupt: prometheus::IntCounter,
-    discarded: prometheus::IntCounter,
-    republished_restart: prometheus::IntCounter,
-    republished_producer: prometheus::IntCounter,
-    /// By [`TopicId`].
-    topics: Vec<prometheus::IntCounter>,
-}
-
-impl Counters {
-    fn new(forwarder: metrics::Forwarder, journal: metrics::Journal, routing: &Routing) -> Self {
-        use metrics::{Completion, Republication};
-        Self {
-            published: forwarder.completed(Completion::Published),
-            dead_lettered: forwarder.completed(Completion::DeadLettered),
-            corrupt: forwarder.completed(Completion::Corrupt),
-            discarded: forwarder.completed(Completion::Discarded),
-            republished_restart: forwarder.republished(Republication::Restart),
-            republished_producer: forwarder.republished(Republication::Producer),
-            topics: routing.topics().iter().map(|topic| forwarder.published(&topic.name)).collect(),
-            forwarder,
-            journal,
-        }
-    }
-}
-
 impl Forwarder {
     fn new(parts: Parts, shared: Arc<Shared>) -> Result<Self, Error> {
         let Parts { config, journal, positions, start, end, routing, kafka, status, kafka_metrics, metrics, journal_metrics, clock } =
             parts;
         let now = Instant::now();
-        let behind: Vec<_> = positions.behind.iter().map(|(stream, lsn)| (stream.clone(), lsn.get())).collect();
-        let floors: Vec<_> = routing.positions_from(&behind, positions.scanned.get()).into_iter().map(Lsn::new).collect();
         let part = |whole: u64| (usize::try_from(whole).unwrap_or(usize::MAX) / QUEUE_SHARES).max(1);
         let share = Share { records: part(kafka.queue_max_messages()), bytes: part(kafka.queue_max_bytes()) };
         let mut lanes = Vec::new();
         for topic in routing.topics() {
-            let lowest = topic.streams.iter().filter_map(|stream| floors.get(stream.index())).min().copied();
-            let behind = match lowest.filter(|lowest| *lowest < positions.scanned) {
-                Some(next) => Some(Behind { next, received: received_of(&journal, next)? }),
-                None => None,
-            };
-            metrics.behind(&topic.name).set(i64::from(behind.is_some()));
-            let mut lane = Lane::new(share, behind, now);
+            let mut lane = Lane::new(share, None, now);
             if !routing.is_published(topic) {
                 // Its records only leave the journal: whether there is such a topic does not matter.
                 lane.looked_up();
@@ -275,12 +151,13 @@ impl Forwarder {
         let waker = thread::current();
         journal.watch(Arc::new(move || waker.unpark()));
         let scout = Scout::start(&config, &kafka, &routing, thread::current()).map_err(Error::Thread)?;
-        Ok(Self {
+        let exactly_once = kafka.positions().map(|place| ExactlyOnce::new(&config.kafka, place, &journal, &positions, end));
+        let mut forwarder = Self {
             live: journal.reader(positions.scanned),
             live_held: None,
             second: None,
             lanes,
-            floors,
+            floors: Vec::new(),
             aparts: Aparts::default(),
             apart_reader: None,
             ledger: Ledger::new(&positions, start, end),
@@ -304,7 +181,29 @@ impl Forwarder {
             kafka_metrics,
             clock,
             shared,
-        })
+            exactly_once,
+        };
+        forwarder.lay_out(&positions)?;
+        Ok(forwarder)
+    }
+
+    /// Has everything begin where these positions are: nothing is in hand, and what lies below them is not read again.
+    fn lay_out(&mut self, positions: &Positions) -> Result<(), Error> {
+        let behind: Vec<_> = positions.behind.iter().map(|(stream, lsn)| (stream.clone(), lsn.get())).collect();
+        self.floors = self.routing.positions_from(&behind, positions.scanned.get()).into_iter().map(Lsn::new).collect();
+        for (topic, lane) in self.routing.topics().iter().zip(&mut self.lanes) {
+            let lowest = topic.streams.iter().filter_map(|stream| self.floors.get(stream.index())).min().copied();
+            let behind = match lowest.filter(|lowest| *lowest < positions.scanned) {
+                Some(next) => Some(Behind { next, received: received_of(&self.journal, next)? }),
+                None => None,
+            };
+            self.metrics.forwarder.behind(&topic.name).set(i64::from(behind.is_some()));
+            lane.start_over(behind);
+        }
+        self.live = self.journal.reader(positions.scanned);
+        self.live_held = None;
+        self.second = None;
+        Ok(())
     }
 
     fn run(mut self) -> Result<(), Error> {
@@ -313,13 +212,14 @@ impl Forwarder {
         loop {
             let now = Instant::now();
             let mut moved = self.take_reports(now);
+            moved |= self.turn_transaction(now)?;
             self.ensure_producer(now);
             self.take_findings(now);
             let order = self.shared.order();
             if order == Order::Abandon {
                 break;
             }
-            if order < Order::Finish && self.rebuild.is_none() {
+            if order < Order::Finish && self.rebuild.is_none() && self.takes_records() {
                 moved |= self.send_aparts(now)?;
                 moved |= self.read_second(now)?;
                 moved |= self.read_live(now)?;
@@ -334,13 +234,14 @@ impl Forwarder {
             if moved {
                 idle = false;
             } else if std::mem::replace(&mut idle, true) {
-                thread::park_timeout(TICK);
+                thread::park_timeout(self.tick(now));
             } else {
                 // While records come, being woken for each batch of them costs more than reading them.
                 thread::sleep(GATHER);
             }
         }
-        self.journal.set_positions(self.positions());
+        self.end_transaction()?;
+        self.journal.set_positions(self.last_positions());
         self.scout.stop();
         Ok(())
     }
@@ -348,12 +249,12 @@ impl Forwarder {
     /// Whether a drain is over: nothing left, or nothing moves.
     fn may_end(&self, order: Order, since: Instant, now: Instant) -> bool {
         let in_hand = self.in_flight();
-        let empty = self.is_empty() && self.live.position() >= self.journal.durable_end();
+        let empty = self.is_settled() && self.is_empty() && self.live.position() >= self.journal.durable_end();
         if empty {
             self.shared.set_drained();
         }
         let stuck = now.duration_since(self.moved_at.max(since)) >= PROGRESS_MAX;
-        empty || stuck || (order == Order::Finish && in_hand == 0)
+        empty || stuck || (order == Order::Finish && in_hand == 0 && self.is_settled())
     }
 
     /// Whether all that was read is completed.
@@ -365,7 +266,7 @@ impl Forwarder {
     fn ensure_producer(&mut self, now: Instant) {
         if let Some((cause, since)) = self.rebuild {
             let stuck = now.duration_since(self.moved_at.max(since)) >= PROGRESS_MAX;
-            if cause == Rebuild::Changed && self.in_flight() > 0 && !stuck {
+            if cause == Rebuild::Changed && (self.in_flight() > 0 || !self.is_settled()) && !stuck {
                 return;
             }
             self.forget_producer(now);
@@ -401,6 +302,9 @@ impl Forwarder {
         // What it has delivered in the meantime need not be sent again. Later reports of it must not be taken for the next one's.
         self.take_reports(now);
         self.reports = new_reports();
+        if self.lose_transaction() {
+            return;
+        }
         let mut unsent = self.aparts.unsend();
         for lane in &mut self.lanes {
             unsent += lane.unsend();
@@ -423,15 +327,20 @@ impl Forwarder {
     }
 
     fn positions(&self) -> Positions {
+        self.positions_by(&self.ledger, Lane::position)
+    }
+
+    /// Positions with what `of_lane` says of a lane whose live reading is so far.
+    fn positions_by(&self, ledger: &Ledger, of_lane: impl Fn(&Lane, Lsn) -> Lsn) -> Positions {
         let scanned = self.scanned();
         let position = |stream| {
             let lane = self.lanes.get(self.routing.topic_of(stream).index())?;
             let floor = self.floors.get(stream.index())?;
-            Some(lane.position(scanned).max(*floor).min(scanned).get())
+            Some(of_lane(lane, scanned).max(*floor).min(scanned).get())
         };
         let positions: Vec<_> = self.routing.streams().map(|stream| position(stream).unwrap_or(scanned.get())).collect();
         let behind = self.routing.behind(&positions, scanned.get());
-        self.ledger.checkpoint(scanned, behind.into_iter().map(|(stream, lsn)| (stream, Lsn::new(lsn))).collect())
+        ledger.checkpoint(scanned, behind.into_iter().map(|(stream, lsn)| (stream, Lsn::new(lsn))).collect())
     }
 
     fn hand_over_positions(&mut self, now: Instant) {
@@ -443,6 +352,10 @@ impl Forwarder {
         #[expect(clippy::cast_precision_loss, clippy::as_conversions, reason = "microseconds since 1970 fit 52 bits for centuries")]
         let seconds = oldest.map_or(0.0, |oldest| oldest.micros() as f64 / 1e6);
         self.metrics.journal.oldest_unpublished_timestamp_seconds.set(seconds);
+        if self.exactly_once.is_some() {
+            // Only a commit moves them.
+            return;
+        }
         let positions = self.positions();
         if self.positions_before.as_ref() != Some(&positions) {
             self.journal.set_positions(positions.clone());

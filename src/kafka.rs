@@ -5,6 +5,7 @@
 //! - [`verdict`]: the closed table from librdkafka's errors to what is to be done about a record.
 //! - [`statistics`]: brokers, authentication and queue, for `/readyz`, the metrics and the log.
 //! - [`topics`]: what exists, what is missing, what differs; creating and changing.
+//! - [`transactions`]: for exactly-once, what happens between the first record and the commit; its own thread.
 //! - [`embedded`]: a cluster in memory, for `chat-bridge dev`.
 //!
 //! This module knows nothing of callbacks and events: a message is a topic, a key, bytes and headers.
@@ -16,15 +17,21 @@ pub mod settings;
 pub mod statistics;
 pub mod tail;
 pub mod topics;
+pub mod transactions;
 pub mod verdict;
+
+mod partition;
+mod reports;
 
 use std::io;
 use std::path::PathBuf;
 
 use rdkafka::error::KafkaError;
 
-pub use producer::{Fatal, Producer, Report, Reports, SendError};
-pub use settings::{Fingerprint, Settings};
+pub use partition::Entry;
+pub use producer::{Producer, SendError};
+pub use reports::{Fatal, Report, Reports};
+pub use settings::{Fingerprint, Place, Settings};
 pub use statistics::{Connection, Snapshot, Status};
 pub use verdict::{DeadLetterCause, ERROR_KINDS, ErrorCode, ParkCause, Verdict};
 

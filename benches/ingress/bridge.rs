@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::APP;
 use super::process::Server;
+use super::table::Deliveries;
 
 /// Below the ports that the kernel gives to outgoing connections, so that none of ours is taken between look and use.
 const PORTS: std::ops::Range<u16> = 18_080..18_180;
@@ -18,6 +19,14 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 /// How often is looked. Each look costs the bridge some tens of microseconds.
 const LOOK_PERIOD: Duration = Duration::from_millis(50);
+
+/// The Kafka that is published to.
+pub(crate) enum Kafka {
+    /// librdkafka's, whose topics are there.
+    Embedded(String),
+    /// One that keeps what it is given; missing topics are made.
+    Real(String),
+}
 
 /// What is known of a running bridge. Its folder goes with it.
 pub(crate) struct Bridge {
@@ -29,7 +38,11 @@ pub(crate) struct Bridge {
 
 impl Bridge {
     /// Starts the bridge, and waits until it is ready.
-    pub(crate) fn start(program: &Path, dir: &Path, bootstrap_servers: &str) -> Result<(Self, Server), Box<dyn Error>> {
+    pub(crate) fn start(program: &Path, dir: &Path, kafka: &Kafka, delivery: &str) -> Result<(Self, Server), Box<dyn Error>> {
+        let (bootstrap_servers, create) = match kafka {
+            Kafka::Embedded(servers) => (servers, false),
+            Kafka::Real(servers) => (servers, true),
+        };
         let dir = tempfile::Builder::new().prefix("bench-").tempdir_in(dir)?;
         let mut ports = PORTS;
         let (address, admin) = (free(&mut ports)?, free(&mut ports)?);
@@ -37,7 +50,8 @@ impl Bridge {
         let journal = toml::Value::from(dir.path().join("journal").to_string_lossy().into_owned());
         let text = format!(
             "[http]\nlisten = \"{address}\"\n[admin]\nlisten = \"{admin}\"\n[[apps]]\nsdk_app_id = {APP}\n\
-             [journal]\ndir = {journal}\n[kafka]\nbootstrap_servers = {bootstrap_servers:?}\n[topics]\nreplication_factor = 1\n\
+             [journal]\ndir = {journal}\n[kafka]\nbootstrap_servers = {bootstrap_servers:?}\ndelivery = {delivery:?}\ninstance = \"0\"\n\
+             [topics]\nreplication_factor = 1\ncreate = {create}\n\
              [log]\nlevel = \"warn\"\nformat = \"text\"\n",
         );
         std::fs::write(&config, text)?;
@@ -60,6 +74,16 @@ impl Bridge {
             let unpublished = unpublished.ok_or("the bridge has no chat_bridge_journal_unpublished_records")?;
             Ok(unpublished.trim() == "0")
         })
+    }
+
+    /// How many events were delivered so far, and how long that took together.
+    pub(crate) fn deliveries(&self) -> Result<Deliveries, Box<dyn Error>> {
+        let metrics = self.get("/metrics")?;
+        let figure = |name: &str| -> Result<f64, Box<dyn Error>> {
+            let text = metrics.lines().find_map(|line| line.strip_prefix(&format!("chat_bridge_delivery_latency_seconds_{name} ")));
+            Ok(text.ok_or("the bridge has no chat_bridge_delivery_latency_seconds")?.trim().parse()?)
+        };
+        Ok(Deliveries { count: figure("count")?, seconds: figure("sum")? })
     }
 
     fn wait_for(&self, what: &str, mut holds: impl FnMut() -> Result<bool, Box<dyn Error>>) -> Result<(), Box<dyn Error>> {

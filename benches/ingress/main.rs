@@ -24,9 +24,9 @@ use chat_bridge::simulate::load::{self, Ended, Extent, Live, OnBreak, Pace, Shap
 use clap::{Parser, ValueEnum};
 use uuid::Uuid;
 
-use bridge::Bridge;
+use bridge::{Bridge, Kafka};
 use process::{Server, Usage};
-use table::{Round, Table};
+use table::{Deliveries, Round, Table};
 
 /// As in the program that ships.
 #[global_allocator]
@@ -53,10 +53,10 @@ struct Arguments {
     /// Callbacks a second, by schedule; as fast as they are answered where it is absent.
     #[arg(long)]
     rate: Option<NonZeroU32>,
-    /// Measure one of the servers alone.
+    /// Measure one of the servers alone. Without it all are measured, the one that delivers exactly once where there is a real Kafka.
     #[arg(long)]
     only: Option<Kind>,
-    /// The Kafka to publish to; an embedded one in a process of its own where it is absent.
+    /// The Kafka to publish to; an embedded one in a process of its own where it is absent, which has no transactions.
     #[arg(long, env = "CHAT_BRIDGE_BENCH_KAFKA")]
     kafka: Option<String>,
     /// Where the journal is made: it ought to be on the disk that is meant.
@@ -78,12 +78,14 @@ struct Arguments {
 
 /// A server that is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 enum Kind {
     /// The bare hyper server.
     Bare,
-    /// The bridge.
+    /// The bridge, as it delivers by default: at least once.
     Bridge,
+    /// The bridge with `kafka.delivery = "exactly-once"`.
+    ExactlyOnce,
 }
 
 /// A helper process of a run. It ends when its standard input does, so that none is left behind.
@@ -112,18 +114,27 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
-    let wanted = |kind| arguments.only.is_none_or(|only| only == kind);
+    if arguments.only == Some(Kind::ExactlyOnce) && arguments.kafka.is_none() {
+        return Err("exactly-once needs a real Kafka (--kafka): the embedded one answers to transactions and keeps none".into());
+    }
+    let wanted = |kind| arguments.only.map_or(kind != Kind::ExactlyOnce || arguments.kafka.is_some(), |only| only == kind);
     let mut servers: BTreeMap<Kind, Measured> = BTreeMap::new();
     if wanted(Kind::Bare) {
         let server = Server::spawn_role("bare")?;
         let address = server.line.parse()?;
         servers.insert(Kind::Bare, Measured { server, address, bridge: None, _kafka: None });
     }
-    if wanted(Kind::Bridge) {
-        let embedded = if arguments.kafka.is_none() { Some(Server::spawn_role("kafka")?) } else { None };
-        let bootstrap_servers = embedded.as_ref().map(|server| server.line.clone()).or_else(|| arguments.kafka.clone()).unwrap_or_default();
-        let (bridge, server) = Bridge::start(&arguments.program, &arguments.dir, &bootstrap_servers)?;
-        servers.insert(Kind::Bridge, Measured { server, address: bridge.address, bridge: Some(bridge), _kafka: embedded });
+    for kind in [Kind::Bridge, Kind::ExactlyOnce].into_iter().filter(|kind| wanted(*kind)) {
+        let (embedded, kafka) = if let Some(servers) = &arguments.kafka {
+            (None, Kafka::Real(servers.clone()))
+        } else {
+            let server = Server::spawn_role("kafka")?;
+            let servers = server.line.clone();
+            (Some(server), Kafka::Embedded(servers))
+        };
+        let delivery = if kind == Kind::ExactlyOnce { "exactly-once" } else { "at-least-once" };
+        let (bridge, server) = Bridge::start(&arguments.program, &arguments.dir, &kafka, delivery)?;
+        servers.insert(kind, Measured { server, address: bridge.address, bridge: Some(bridge), _kafka: embedded });
     }
     let mut rounds = Vec::new();
     for (index, connections) in arguments.connections.iter().enumerate() {
@@ -162,10 +173,15 @@ struct Measured {
 
 impl Measured {
     fn round(&self, arguments: &Arguments, kind: Kind, connections: NonZeroU32) -> Result<Round, Box<dyn Error>> {
-        let before = self.server.usage()?;
+        let before = (self.server.usage()?, self.deliveries()?);
         let summary = self.load(arguments, connections, arguments.duration)?;
-        let after = self.server.usage()?;
-        Ok(Round::of(kind, connections, &summary, Usage { cpu: after.cpu.saturating_sub(before.cpu), ..after }))
+        let after = (self.server.usage()?, self.deliveries()?);
+        let usage = Usage { cpu: after.0.cpu.saturating_sub(before.0.cpu), ..after.0 };
+        Ok(Round::of(kind, connections, &summary, usage, after.1.since(before.1)))
+    }
+
+    fn deliveries(&self) -> Result<Deliveries, Box<dyn Error>> {
+        self.bridge.as_ref().map_or_else(|| Ok(Deliveries::default()), Bridge::deliveries)
     }
 
     /// Loads the server, and lets the bridge publish what it has taken, so that this round pays for all of its own work.

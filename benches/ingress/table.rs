@@ -22,6 +22,8 @@ pub(crate) struct Round {
     /// User and system time of the server's process, for each acknowledged callback.
     cpu_us_per_callback: f64,
     rss_mib: f64,
+    /// From a callback's receipt to the report, or the commit, of its event; the mean.
+    to_kafka_ms: f64,
     /// Callbacks that were not acknowledged.
     failed: u64,
 }
@@ -29,17 +31,31 @@ pub(crate) struct Round {
 type Figure = (&'static str, fn(&Round) -> f64);
 
 /// The figures of a [`Round`] that are compared, in the order of the table.
-const FIGURES: [Figure; 6] = [
+const FIGURES: [Figure; 7] = [
     ("callbacks/s", |round| round.acknowledged_per_second),
     ("p50 ms", |round| round.p50_ms),
     ("p99 ms", |round| round.p99_ms),
     ("p99.9 ms", |round| round.p999_ms),
     ("CPU µs/callback", |round| round.cpu_us_per_callback),
     ("RSS MiB", |round| round.rss_mib),
+    ("to Kafka ms", |round| round.to_kafka_ms),
 ];
 
+/// Events that were delivered, and the time that it took for all of them.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Deliveries {
+    pub(crate) count: f64,
+    pub(crate) seconds: f64,
+}
+
+impl Deliveries {
+    pub(crate) fn since(self, before: Self) -> Self {
+        Self { count: self.count - before.count, seconds: self.seconds - before.seconds }
+    }
+}
+
 impl Round {
-    pub(crate) fn of(server: Kind, connections: NonZeroU32, summary: &Summary, usage: Usage) -> Self {
+    pub(crate) fn of(server: Kind, connections: NonZeroU32, summary: &Summary, usage: Usage, deliveries: Deliveries) -> Self {
         let millis = |of: fn(Percentiles) -> f64| summary.latency_seconds.map_or(f64::NAN, of) * 1e3;
         let acknowledged = float(summary.acknowledged).max(1.0);
         Self {
@@ -51,6 +67,7 @@ impl Round {
             p999_ms: millis(|latency| latency.p999),
             cpu_us_per_callback: usage.cpu.as_secs_f64() * 1e6 / acknowledged,
             rss_mib: float(usage.rss_bytes) / f64::from(1 << 20),
+            to_kafka_ms: deliveries.seconds * 1e3 / deliveries.count.max(1.0),
             failed: summary.sent - summary.acknowledged,
         }
     }
@@ -71,6 +88,7 @@ impl Kind {
         match self {
             Self::Bare => "bare",
             Self::Bridge => "bridge",
+            Self::ExactlyOnce => "exactly-once",
         }
     }
 }
@@ -110,11 +128,17 @@ impl fmt::Display for Table {
                 write!(out, "  {figure:>15.2}")?;
             }
             writeln!(out, "  {:>6}", medians.failed)?;
-            let bare = (*kind == Kind::Bridge).then(|| self.0.get(&(*connections, Kind::Bare))).flatten();
-            if let Some(bare) = bare {
-                write!(out, "{connections:>11}  {:<12}", "bridge/bare")?;
-                for (figure, of_bare) in medians.figures.iter().zip(bare.figures) {
-                    write!(out, "  {:>15.2}", figure / of_bare)?;
+            let (beside, name) = match kind {
+                Kind::Bare => continue,
+                Kind::Bridge => (Kind::Bare, "bridge/bare"),
+                Kind::ExactlyOnce => (Kind::Bridge, "once/bridge"),
+            };
+            if let Some(beside) = self.0.get(&(*connections, beside)) {
+                write!(out, "{connections:>11}  {name:<12}")?;
+                for (figure, of_beside) in medians.figures.iter().zip(beside.figures) {
+                    // The bare server delivers nothing.
+                    let ratio = if of_beside > 0.0 { format!("{:.2}", figure / of_beside) } else { "-".to_owned() };
+                    write!(out, "  {ratio:>15}")?;
                 }
                 writeln!(out)?;
             }

@@ -53,7 +53,7 @@ pub async fn drain(config: Config, patience: Duration, mut progress: impl FnMut(
     let mut signals = Signals::new().map_err(Error::System)?;
     let settings = kafka::Settings::load(&config.kafka, &config.topics).map_err(Error::Kafka)?;
     let routing = Arc::new(Routing::new(&config.topics));
-    let metrics = super::metrics(&routing)?;
+    let metrics = super::metrics(&routing, &settings)?;
     // Nothing is appended, so no room is prepared for it.
     let journal_settings = crate::journal::Config { spares: 0, ..super::journal_settings(&config) };
     let opened = super::open_journal(journal_settings, &metrics).await?;

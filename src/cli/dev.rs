@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use super::output::Format;
 use super::{Exit, Failure, Global, serve};
 use crate::app::{Addresses, Purpose};
-use crate::config::{Config, Level, Period, Size};
+use crate::config::{Config, Delivery, Level, Period, Size};
 use crate::kafka::embedded::Cluster;
 use crate::kafka::tail::{Published, Tail};
 use crate::log;
@@ -118,6 +118,8 @@ impl Dev {
         config.kafka.properties.clear();
         config.kafka.secret_files.clear();
         config.topics.create = false;
+        // The embedded cluster answers to transactions, and keeps none of their promises.
+        config.kafka.delivery = Delivery::AtLeastOnce;
         config.shutdown.lame_duck = Period::from_millis(0);
         config.shutdown.drain_max = Period::from_millis(0);
         if config.log.level == Level::Info {

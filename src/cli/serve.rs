@@ -40,6 +40,7 @@ pub(super) fn failure(error: &app::Error) -> Failure {
     let exit = match error.remedy() {
         Remedy::Configuration => Exit::Configuration,
         Remedy::Io => Exit::Io,
+        Remedy::Unavailable => Exit::Unavailable,
         Remedy::Internal => Exit::Internal,
     };
     Failure::caused(exit, error)

@@ -18,6 +18,7 @@ use super::{Exit, Failure, print};
 use crate::simulate::command::Mix;
 use crate::simulate::load::{self, Ended, Extent, Live, OnBreak, Pace, Shape, Stop, Summary, Target, Token};
 use crate::simulate::topics::{self, Cluster, Topics};
+use crate::simulate::verify::Repetitions;
 use crate::simulate::{log, verify};
 
 /// How often the live line changes.
@@ -115,6 +116,9 @@ pub(super) struct Verify {
     /// How long to wait for what is missing, from the last callback that was found.
     #[arg(long, default_value = "60s", value_parser = humantime::parse_duration, value_name = "TIME")]
     timeout: Duration,
+    /// Also demand that no event stands there twice: for a bridge with `kafka.delivery = "exactly-once"`. What is not committed is not read in any case.
+    #[arg(long)]
+    exactly_once: bool,
     /// The form of the report.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -288,7 +292,8 @@ impl Verify {
     fn run(self) -> Result<(), Failure> {
         let (topics, properties) = self.topics.parts()?;
         let cluster = Cluster { bootstrap_servers: self.bootstrap_servers, properties, timeout: QUESTION_MAX.min(self.timeout) };
-        let config = verify::Config { log: self.log, cluster, topics, timeout: self.timeout };
+        let repetitions = if self.exactly_once { Repetitions::Violate } else { Repetitions::Count };
+        let config = verify::Config { log: self.log, cluster, topics, timeout: self.timeout, repetitions };
         let bar = on_terminal(|| ProgressBar::new(0));
         if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len} acknowledged found, {msg}") {
             bar.set_style(style);

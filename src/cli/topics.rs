@@ -56,7 +56,8 @@ impl Topics {
         let config = global.load()?;
         let routing = Routing::new(&config.topics);
         let dead_letter = routing.topic(routing.topic_of(routing.dead_letter()));
-        let wanted = topics::wanted(&config.topics, &routing.topic_labels(), &dead_letter.name);
+        let mut wanted = topics::wanted(&config.topics, &routing.topic_labels(), &dead_letter.name);
+        wanted.extend(topics::wanted_positions(&config.kafka, &config.topics));
         let settings = Settings::load(&config.kafka, &config.topics).map_err(|error| failure(&error))?;
         let admin = Admin::new(&settings, common.timeout).map_err(|error| failure(&error))?;
         let plan = topics::plan(&admin, &wanted).map_err(|error| failure(&error))?;

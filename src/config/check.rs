@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::key::Key;
 use super::topics::TOPICS_MAX;
-use super::{App, Config, Http, Journal, Kafka, KnownCommand, Period, Shutdown, Size, Topics, properties};
+use super::{App, Config, Delivery, Http, Journal, Kafka, KnownCommand, Period, Shutdown, Size, Topics, properties};
 
 /// Chat waits this long for an answer, and then takes the callback for undelivered.
 const CHAT_WAITS: Duration = Duration::from_secs(2);
@@ -46,6 +46,18 @@ const PREFIX_MAX: usize = 200;
 
 /// The longest `kafka.instance`: it becomes a part of names and headers.
 const INSTANCE_MAX: usize = 100;
+
+/// The highest number of an instance that keeps its positions in Kafka: it is the number of a partition.
+const PARTITION_MAX: u16 = 9_999;
+
+/// The longest transaction that brokers allow by default (`transaction.max.timeout.ms`).
+const TRANSACTION_MAX: Duration = Duration::from_mins(15);
+
+/// The shortest: a broker that is slow for a moment must not end it.
+const TRANSACTION_MIN: Duration = Duration::from_secs(5);
+
+/// A transaction may be so many times as old as it should be when it is committed.
+const COMMIT_MARGIN: u32 = 4;
 
 /// The most that is read of a file of tokens or a secret.
 const SECRET_MAX_BYTES: u64 = 1 << 20;
@@ -93,6 +105,7 @@ pub(super) fn settings(config: &Config, known: &[KnownCommand<'_>]) -> Findings 
     check_apps(apps, &mut found);
     check_journal(journal, http, &mut found);
     check_kafka(kafka, &mut found);
+    check_transactions(kafka, topics, &mut found);
     check_topics(topics, known, &mut found);
     for command in answers.keys().filter(|command| !is_before(command)) {
         let message = "only before-commands have an answer of their own (`...Before...`, `Sns.CallbackPrev...`); others are answered OK";
@@ -122,6 +135,10 @@ pub(super) fn serving(config: &Config) -> Findings {
         {
             found.add(Key::of("apps").index(index).name("tokens_file"), fault);
         }
+    }
+    if config.kafka.delivery == Delivery::ExactlyOnce && config.kafka.known_instance().is_none() {
+        let message = "is needed for exactly-once, as the host's name ends in no digits: two bridges of one instance would stop each other";
+        found.add_between([Key::of("kafka.instance"), Key::of("kafka.delivery")], message);
     }
     for (name, path) in &config.kafka.secret_files {
         if let Err(fault) = read_secret(path) {
@@ -250,6 +267,47 @@ fn check_kafka(kafka: &Kafka, found: &mut Findings) {
         if path.as_os_str().is_empty() {
             found.add(key, "is empty; the value is the path of a file");
         }
+    }
+}
+
+/// What exactly-once asks of the rest. The names and periods are checked in either mode, so that a change of it brings no surprise.
+fn check_transactions(kafka: &Kafka, topics: &Topics, found: &mut Findings) {
+    let positions = || Key::of("kafka.positions_topic");
+    check_topic(positions(), &kafka.positions_topic, found);
+    let mut others = vec![topics.unrecognized_name(), topics.dead_letter_name()];
+    others.extend(topics.names.values().cloned());
+    if others.contains(&kafka.positions_topic) {
+        found.add(positions(), "is a topic of events or dead letters; positions have one of their own");
+    }
+    let policy = topics.config.get(&kafka.positions_topic).and_then(|settings| settings.get("cleanup.policy"));
+    if policy.is_some_and(|policy| policy.0 != "compact") {
+        let key = Key::of("topics.config").name(&kafka.positions_topic).name("cleanup.policy");
+        found.add(key, "positions are always compacted and never deleted: a bridge that stood still for long would begin anew");
+    }
+    let timeout = kafka.transaction_timeout.get();
+    if timeout < TRANSACTION_MIN || timeout > TRANSACTION_MAX {
+        found.add(Key::of("kafka.transaction_timeout"), "is 5s to 15min, the longest that brokers allow by default");
+    }
+    check_period("kafka.commit_interval", kafka.commit_interval, found);
+    if kafka.commit_interval.get().saturating_mul(COMMIT_MARGIN) > timeout {
+        let message =
+            format!("is at most a quarter of `kafka.transaction_timeout` ({}), or the brokers abort it", kafka.transaction_timeout);
+        found.add_between([Key::of("kafka.commit_interval"), Key::of("kafka.transaction_timeout")], message);
+    }
+    if kafka.delivery == Delivery::AtLeastOnce {
+        return;
+    }
+    if let Some(instance) = &kafka.instance
+        && !(instance.bytes().all(|byte| byte.is_ascii_digit()) && instance.parse::<u16>().is_ok_and(|number| number <= PARTITION_MAX))
+    {
+        let message = format!("is a number from 0 to {PARTITION_MAX} with exactly-once: that of its partition of `kafka.positions_topic`");
+        found.add_between([Key::of("kafka.instance"), Key::of("kafka.delivery")], message);
+    }
+    let socket = kafka.properties.get("socket.timeout.ms").and_then(|value| value.parse::<u64>().ok());
+    if socket.is_some_and(|socket| u128::from(socket) > timeout.as_millis()) {
+        let message = format!("is at most `kafka.transaction_timeout` ({})", kafka.transaction_timeout);
+        let keys = [Key::of("kafka.properties").name("socket.timeout.ms"), Key::of("kafka.transaction_timeout")];
+        found.add_between(keys, message);
     }
 }
 
@@ -453,6 +511,28 @@ mod tests {
             }),
             ("kafka.secret_files.\"sasl.password\": ", "failed to read the file: ", |config| {
                 config.kafka.secret_files.insert("sasl.password".to_owned(), "hunter2".into());
+            }),
+            ("kafka.instance: ", "a number from 0 to 9999", |config| {
+                config.kafka.delivery = Delivery::ExactlyOnce;
+                config.kafka.instance = Some("blue".to_owned());
+            }),
+            ("kafka.instance: ", "a number from 0 to 9999", |config| {
+                config.kafka.delivery = Delivery::ExactlyOnce;
+                config.kafka.instance = Some("10000".to_owned());
+            }),
+            ("kafka.positions_topic: ", "no name for a topic", |config| config.kafka.positions_topic = "a b".to_owned()),
+            ("kafka.positions_topic: ", "one of their own", |config| config.kafka.positions_topic = "chat.unrecognized".to_owned()),
+            ("topics.config.\"chat-bridge.positions\".\"cleanup.policy\": ", "never deleted", |config| {
+                let policy = ("cleanup.policy".to_owned(), Setting("compact,delete".to_owned()));
+                config.topics.config.insert("chat-bridge.positions".to_owned(), BTreeMap::from([policy]));
+            }),
+            ("kafka.commit_interval: ", "more than 0s", |config| config.kafka.commit_interval = Period::from_secs(0)),
+            ("kafka.commit_interval: ", "a quarter", |config| config.kafka.commit_interval = Period::from_secs(8)),
+            ("kafka.transaction_timeout: ", "5s to 15min", |config| config.kafka.transaction_timeout = Period::from_secs(1_000)),
+            ("kafka.properties.\"socket.timeout.ms\": ", "kafka.transaction_timeout", |config| {
+                config.kafka.delivery = Delivery::ExactlyOnce;
+                config.kafka.instance = Some("0".to_owned());
+                config.kafka.properties.insert("socket.timeout.ms".to_owned(), "60000".to_owned());
             }),
             ("topics.prefix: ", "must be at most 200", |config| config.topics.prefix = "chat/".to_owned()),
             ("topics.unrecognized: ", "no name for a topic", |config| config.topics.unrecognized = Some("..".to_owned())),

@@ -5,7 +5,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaConfRes;
 
 /// What a property that is ours would break if it were set. Aliases stand beside their names, for librdkafka takes either.
-const OURS: [(&[&str], &str); 21] = [
+const OURS: [(&[&str], &str); 22] = [
     (&["bootstrap.servers", "metadata.broker.list"], "the brokers are named by `kafka.bootstrap_servers`"),
     (&["enable.idempotence"], "it is always on: without it a retry publishes twice and out of order"),
     (&["acks", "request.required.acks"], "it is always `all`: a record leaves the journal once all in-sync replicas have it"),
@@ -15,7 +15,11 @@ const OURS: [(&[&str], &str); 21] = [
     ),
     (&["message.send.max.retries", "retries"], "records are tried for ever: none is given up"),
     (&["partitioner"], "it is always `murmur2_random`: partitions are those that Java clients choose, so that a key stays where it is"),
-    (&["transactional.id", "transaction.timeout.ms"], "delivery is at least once, without transactions"),
+    (
+        &["transactional.id"],
+        "where `kafka.delivery` is exactly-once it is made of `kafka.positions_topic` and `kafka.instance`; else there is none",
+    ),
+    (&["transaction.timeout.ms"], "it is `kafka.transaction_timeout`"),
     (&["enable.gapless.guarantee"], "one topic's refusal would stop the others"),
     (&["delivery.report.only.error"], "only the report of a delivery lets a record leave the journal"),
     (

@@ -65,6 +65,12 @@ impl Aparts {
     }
 
     /// One record.
+    #[must_use]
+    pub fn get(&self, lsn: Lsn) -> Option<&Apart> {
+        self.records.get(&lsn)
+    }
+
+    /// One record, to be changed.
     pub fn get_mut(&mut self, lsn: Lsn) -> Option<&mut Apart> {
         self.records.get_mut(&lsn)
     }
@@ -72,6 +78,11 @@ impl Aparts {
     /// A record is completed.
     pub fn remove(&mut self, lsn: Lsn) -> Option<Apart> {
         self.records.remove(&lsn)
+    }
+
+    /// Records below that are of no more interest.
+    pub fn forget_below(&mut self, lsn: Lsn) {
+        self.records = self.records.split_off(&lsn);
     }
 
     /// The producer is gone: nothing is with librdkafka any more. Tells how many were.

@@ -23,15 +23,15 @@ pub(super) struct Answer {
 
 impl Answer {
     /// The error's own words; they hold nothing of the record.
-    fn detail(self) -> String {
+    pub(super) fn detail(self) -> String {
         self.error.map(|error| error.to_string()).unwrap_or_default()
     }
 }
 
 /// A refusal for good.
-struct Refusal {
-    cause: DeadLetterCause,
-    detail: String,
+pub(super) struct Refusal {
+    pub(super) cause: DeadLetterCause,
+    pub(super) detail: String,
 }
 
 impl Forwarder {
@@ -53,7 +53,9 @@ impl Forwarder {
             if matches!(report.verdict, Verdict::Delivered) {
                 self.moved_at = now;
                 self.rebuild_delay = REBUILD_MIN;
-                if let Some(received) = self.lanes.get(ticket.topic.index()).and_then(|lane| lane.window.received(ticket.lsn)) {
+                if self.exactly_once.is_none()
+                    && let Some(received) = self.lanes.get(ticket.topic.index()).and_then(|lane| lane.window.received(ticket.lsn))
+                {
                     self.observe_latency(received, clock);
                 }
             }
@@ -65,6 +67,10 @@ impl Forwarder {
 
     /// Does what a verdict says.
     pub(super) fn settle(&mut self, ticket: Ticket, answer: Answer, now: Instant) {
+        if self.exactly_once.is_some() {
+            self.settle_in_transaction(ticket, answer, now);
+            return;
+        }
         let Ticket { lsn, topic, reason } = ticket;
         if let Some(apart) = self.aparts.get_mut(lsn) {
             apart.in_flight = false;
@@ -75,7 +81,7 @@ impl Forwarder {
         match answer.verdict {
             Verdict::Delivered => {
                 if self.done(topic, lsn) == Some(State::Sent) {
-                    self.count_completed(topic, reason);
+                    self.count_completed(topic, reason, None);
                 }
                 self.resume(topic, now);
             }
@@ -104,7 +110,7 @@ impl Forwarder {
                 self.end_retry(topic, apart);
                 self.aparts.remove(lsn);
                 self.done(topic, lsn);
-                self.count_completed(sent_to, reason);
+                self.count_completed(sent_to, reason, None);
                 self.resume(sent_to, now);
             }
             Verdict::DeadLetter(cause) => {
@@ -125,7 +131,7 @@ impl Forwarder {
     }
 
     /// What follows where a record that was apart is refused for good as well.
-    fn next_step(&mut self, ticket: Ticket, apart: &Apart, refusal: Refusal, now: Instant) -> Step {
+    pub(super) fn next_step(&mut self, ticket: Ticket, apart: &Apart, refusal: Refusal, now: Instant) -> Step {
         let Ticket { topic, reason, .. } = ticket;
         let too_large = refusal.cause == DeadLetterCause::TooLarge;
         match &apart.step {
@@ -217,13 +223,14 @@ impl Forwarder {
                     self.unpark(topic);
                 }
             }
+            HoldCause::Suspected => {}
         }
     }
 
     /// Something was delivered to a topic: whatever held it is over.
-    fn resume(&mut self, topic: TopicId, now: Instant) {
+    pub(super) fn resume(&mut self, topic: TopicId, now: Instant) {
         let Some(lane) = self.lane_mut(topic) else { return };
-        let Some(cause) = lane.delivered(now) else { return };
+        let Some(cause) = lane.delivered(now).filter(|cause| *cause != HoldCause::Suspected) else { return };
         tracing::info!(topic = %self.routing.topic(topic).name, "topic takes its records again");
         if let HoldCause::Parked(_) = cause {
             self.unpark(topic);
@@ -239,22 +246,6 @@ impl Forwarder {
 
     pub(super) fn show_behind(&self, topic: TopicId, behind: i64) {
         self.metrics.forwarder.behind(&self.routing.topic(topic).name).set(behind);
-    }
-
-    fn count_completed(&self, topic: TopicId, reason: Option<DeadLetterReason>) {
-        match reason {
-            None => {
-                self.metrics.published.inc();
-                if let Some(counter) = self.metrics.topics.get(topic.index()) {
-                    counter.inc();
-                }
-            }
-            Some(reason) => {
-                self.metrics.dead_lettered.inc();
-                self.metrics.forwarder.dead_letters(reason.label()).inc();
-            }
-        }
-        self.metrics.journal.unpublished_records.dec();
     }
 }
 

@@ -80,11 +80,14 @@ impl Forwarder {
     }
 
     /// Hands a record to the producer and enters it into its topic's window.
-    pub(super) fn hand_over(&mut self, held: Held, now: Instant) -> Handed {
+    pub(super) fn hand_over(&mut self, held: Held, now: Instant) -> Result<Handed, Error> {
+        if self.exactly_once.is_some() {
+            return self.hand_over_in_transaction(held, now);
+        }
         let (message, reason) = match &held.load {
             Load::Discarded => {
                 self.discard(&held);
-                return Handed::Over;
+                return Ok(Handed::Over);
             }
             Load::Event(message) => (message, None),
             Load::DeadLetter(message, reason) => (message, Some(*reason)),
@@ -92,39 +95,39 @@ impl Forwarder {
         let ticket = Ticket { lsn: held.lsn, topic: held.topic, reason };
         let refused = match self.send(held.topic, message, ticket) {
             Ok(()) => None,
-            Err(SendError::QueueFull) => return Handed::Full(held),
+            Err(SendError::QueueFull) => return Ok(Handed::Full(held)),
             Err(SendError::Refused { verdict, error }) => Some(Answer { verdict, error: Some(error) }),
         };
         if self.ledger.may_be_repeated(held.lsn) {
             self.metrics.republished_restart.inc();
         }
-        let size = message.value.len() + message.key.as_ref().map_or(0, Vec::len);
-        self.enter(held.topic, Entry { lsn: held.lsn, received: held.received, size, state: State::Sent });
+        let entry = Entry { lsn: held.lsn, received: held.received, size: size_of(message), state: State::Sent };
+        self.enter(held.topic, entry);
         if let Some(lane) = self.lane_mut(held.topic) {
             lane.sent(now);
         }
         if let Some(answer) = refused {
             self.settle(ticket, answer, now);
         }
-        Handed::Over
+        Ok(Handed::Over)
     }
 
     /// Enters a record into its topic's window, or moves it there where it was sent before.
-    fn enter(&mut self, topic: TopicId, entry: Entry) {
+    pub(super) fn enter(&mut self, topic: TopicId, entry: Entry) {
         let Some(lane) = self.lanes.get_mut(topic.index()) else { return };
         if lane.window.set(entry.lsn, entry.state).is_some() {
             return;
         }
         lane.window.push(entry);
         if lane.next().is_some() && self.ledger.taken_up() == Owed::Again {
-            self.metrics.journal.recovered_records.inc();
-            self.metrics.journal.unpublished_records.inc();
+            self.count_owed_again();
         }
     }
 
     /// Sends what is apart: records to be tried alone, and dead letters that are owed.
     pub(super) fn send_aparts(&mut self, now: Instant) -> Result<bool, Error> {
-        if self.aparts.is_empty() || self.producer.is_none() {
+        // With exactly-once they are not out of order: the readings come to them.
+        if self.aparts.is_empty() || self.producer.is_none() || self.exactly_once.is_some() {
             return Ok(false);
         }
         let mut moved = false;
@@ -154,28 +157,15 @@ impl Forwarder {
     }
 
     fn send_apart(&mut self, lsn: Lsn, topic: TopicId, step: &Step, now: Instant) -> Result<Sent, Error> {
-        let Some(record) = self.read_apart(lsn)? else {
-            self.give_up_apart(lsn, topic);
-            return Ok(Sent::Yes);
-        };
-        let callback = Callback::decode(record).map_err(|source| Error::Record { lsn, source })?;
-        let name = &self.routing.topic(topic).name;
-        let (message, reason) = match step {
-            Step::Retry => match event::normalise(&callback, &self.routing, self.config.mode) {
-                Normalised::Event { message, .. } => (message, None),
-                Normalised::DeadLetter(letter) => (letter.message, Some(letter.reason)),
-            },
-            Step::DeadLetter { reason, detail, .. } => {
-                (dead_letter::message(&callback, &Grounds { reason: *reason, detail, topic: name }), Some(*reason))
+        let (message, reason) = match self.make_apart(lsn, topic, step)? {
+            Made::Message(message, reason) => (message, reason),
+            Made::Lost => {
+                self.give_up_apart(lsn, topic);
+                return Ok(Sent::Yes);
             }
-            Step::Oversized { reason, detail } => {
-                let Some(file) = self.keep_oversized(lsn, &callback.body)? else {
-                    self.hold(self.dead_letter_topic(), HoldCause::Refused, now);
-                    return Ok(Sent::Later);
-                };
-                let place = Place { instance: &self.config.instance, file: &file };
-                let grounds = Grounds { reason: *reason, detail, topic: name };
-                (dead_letter::message_without_body(&callback, &grounds, &place), Some(*reason))
+            Made::NoRoom => {
+                self.hold(self.dead_letter_topic(), HoldCause::Refused, now);
+                return Ok(Sent::Later);
             }
         };
         let ticket = Ticket { lsn, topic, reason };
@@ -196,6 +186,29 @@ impl Forwarder {
             self.settle(ticket, answer, now);
         }
         Ok(Sent::Yes)
+    }
+
+    /// Makes the message of a record that is apart.
+    pub(super) fn make_apart(&mut self, lsn: Lsn, topic: TopicId, step: &Step) -> Result<Made, Error> {
+        let Some(record) = self.read_apart(lsn)? else { return Ok(Made::Lost) };
+        let callback = Callback::decode(record).map_err(|source| Error::Record { lsn, source })?;
+        let name = &self.routing.topic(topic).name;
+        let (message, reason) = match step {
+            Step::Retry => match event::normalise(&callback, &self.routing, self.config.mode) {
+                Normalised::Event { message, .. } => (message, None),
+                Normalised::DeadLetter(letter) => (letter.message, Some(letter.reason)),
+            },
+            Step::DeadLetter { reason, detail, .. } => {
+                (dead_letter::message(&callback, &Grounds { reason: *reason, detail, topic: name }), Some(*reason))
+            }
+            Step::Oversized { reason, detail } => {
+                let Some(file) = self.keep_oversized(lsn, &callback.body)? else { return Ok(Made::NoRoom) };
+                let place = Place { instance: &self.config.instance, file: &file };
+                let grounds = Grounds { reason: *reason, detail, topic: name };
+                (dead_letter::message_without_body(&callback, &grounds, &place), Some(*reason))
+            }
+        };
+        Ok(Made::Message(message, reason))
     }
 
     /// One record; `None` where it can be read no more. Records apart are asked for in order mostly, so the reader of the last one goes on.
@@ -219,21 +232,20 @@ impl Forwarder {
         Ok(None)
     }
 
-    fn send(&self, topic: TopicId, message: &Message, ticket: Ticket) -> Result<(), SendError> {
+    pub(super) fn send(&self, topic: TopicId, message: &Message, ticket: Ticket) -> Result<(), SendError> {
         let Some(producer) = &self.producer else { return Err(SendError::QueueFull) };
         producer.send(&self.routing.topic(topic).name, message.key.as_deref(), &message.value, &message.headers, ticket.pack())
     }
 
     /// A command that the configuration has come to discard since its callback was received.
-    fn discard(&mut self, held: &Held) {
+    pub(super) fn discard(&mut self, held: &Held) {
         self.enter(held.topic, Entry { lsn: held.lsn, received: held.received, size: 0, state: State::Done });
         self.done(held.topic, held.lsn);
-        self.metrics.discarded.inc();
-        self.metrics.journal.unpublished_records.dec();
+        self.count_discarded();
     }
 
     /// The journal has set it aside, and counted it.
-    fn give_up_apart(&mut self, lsn: Lsn, topic: TopicId) {
+    pub(super) fn give_up_apart(&mut self, lsn: Lsn, topic: TopicId) {
         tracing::error!(lsn = lsn.get(), "record that was to be sent again was lost to corruption");
         if let Some(apart) = self.aparts.remove(lsn)
             && apart.step == Step::Retry
@@ -242,8 +254,7 @@ impl Forwarder {
             lane.retry_ends();
         }
         self.done(topic, lsn);
-        self.metrics.corrupt.inc();
-        self.metrics.journal.unpublished_records.dec();
+        self.count_corrupt(1);
     }
 
     /// A record of a topic's window is completed.
@@ -284,6 +295,21 @@ impl Forwarder {
             Err(source) => Err(Error::Oversized { path, source }),
         }
     }
+}
+
+/// The bytes of a message that count for its topic's share.
+pub(super) fn size_of(message: &Message) -> usize {
+    message.value.len() + message.key.as_ref().map_or(0, Vec::len)
+}
+
+/// The message of a record that is apart.
+pub(super) enum Made {
+    /// This, and why it is a dead letter, where it is one.
+    Message(Message, Option<DeadLetterReason>),
+    /// The record can be read no more.
+    Lost,
+    /// The disk has no room for its body.
+    NoRoom,
 }
 
 /// What became of an attempt to send a record apart.

@@ -32,6 +32,8 @@ pub enum HoldCause {
     Parked(ParkCause),
     /// A report that says neither yes nor no for good: tried again.
     Refused,
+    /// A transaction has failed for one of several topics, and this is one of them: each is tried alone.
+    Suspected,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -137,6 +139,14 @@ impl Lane {
         }
     }
 
+    /// Nothing is in hand, and its second reading is where the positions have it; whether it may take anything is as before.
+    pub fn start_over(&mut self, behind: Option<Behind>) {
+        self.window = Window::default();
+        self.behind = behind;
+        self.retries = 0;
+        self.visitors = 0;
+    }
+
     /// The topic is there.
     pub fn looked_up(&mut self) {
         self.known = true;
@@ -148,7 +158,7 @@ impl Lane {
         let over = self.hold.is_some_and(|hold| match hold.cause {
             HoldCause::Parked(ParkCause::Missing) => true,
             HoldCause::Parked(ParkCause::NotAuthorised) => self.window.is_empty() && self.behind.is_none(),
-            HoldCause::Refused => false,
+            HoldCause::Refused | HoldCause::Suspected => false,
         });
         if over { self.hold.take().map(|hold| hold.cause) } else { None }
     }
@@ -161,6 +171,17 @@ impl Lane {
     /// Whether one record may be sent with nothing else of the topic under way, though others wait for it.
     pub fn is_ready_for_one(&mut self, now: Instant) -> bool {
         self.gate(now) != Gate::Shut && self.known && self.in_flight() == 0
+    }
+
+    /// Whether a record of another topic, its dead letter, may be sent to it.
+    pub fn takes(&mut self, now: Instant) -> bool {
+        self.gate(now) != Gate::Shut && self.known
+    }
+
+    /// Whether what is sent to it now is the one record that ends its hold, or makes it longer.
+    #[must_use]
+    pub fn is_on_trial(&self) -> bool {
+        self.hold.is_some()
     }
 
     /// A record out of the topic's order was handed over.
@@ -210,7 +231,8 @@ impl Lane {
                 false
             }
             other => {
-                *other = Some(Hold { cause, until: now + HOLD_MIN, delay: HOLD_MIN, trial: false });
+                let wait = if cause == HoldCause::Suspected { Duration::ZERO } else { HOLD_MIN };
+                *other = Some(Hold { cause, until: now + wait, delay: HOLD_MIN, trial: false });
                 true
             }
         }
@@ -269,6 +291,12 @@ impl Lane {
     pub fn position(&self, scanned: Lsn) -> Lsn {
         let front = self.window.front().map_or(scanned, |(lsn, _)| lsn);
         self.behind.map_or(front, |behind| front.min(behind.next)).min(scanned)
+    }
+
+    /// The same as [`Lane::position`] would be if all that is in hand were delivered.
+    #[must_use]
+    pub fn reached(&self, scanned: Lsn) -> Lsn {
+        self.behind.map_or(scanned, |behind| behind.next.min(scanned))
     }
 
     /// When its oldest unpublished record was received, as far as that is known.

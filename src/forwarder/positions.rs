@@ -10,7 +10,7 @@ const SENT_AHEAD: u64 = 100_000;
 ///
 /// Let *L* be the lowest position. A record at or above *L* is completed for a restart only if it lies below the position of its own topic;
 /// the checkpoint says how many of those there are, so that the next start knows what is unpublished without reading the journal.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Ledger {
     lowest_at_start: Lsn,
     below_position: u64,

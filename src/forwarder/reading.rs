@@ -82,6 +82,7 @@ impl Forwarder {
             let (lsn, topic, received) = (held.lsn, held.topic, held.received);
             let Some(lane) = self.lane_mut(topic) else { return Err(Error::Topic { topic: topic.index() }) };
             let room = if lane.next().is_some() { Room::Stalled } else { lane.room(now) };
+            let room = if self.exactly_once.is_some() { self.room_in_transaction(&held, room, now) } else { room };
             match room {
                 Room::Stalled => {
                     self.fall_behind(topic, lsn, Some(received));
@@ -92,7 +93,7 @@ impl Forwarder {
                     self.live_held = Some(held);
                     break;
                 }
-                Room::Free => match self.hand_over(held, now) {
+                Room::Free => match self.hand_over(held, now)? {
                     Handed::Over => moved = true,
                     Handed::Full(held) => {
                         self.live_held = Some(held);
@@ -132,7 +133,9 @@ impl Forwarder {
             let (lsn, topic, received) = (held.lsn, held.topic, held.received);
             let Some(lane) = self.lane_mut(topic) else { return Err(Error::Topic { topic: topic.index() }) };
             lane.read_up_to(lsn, received);
-            match lane.room(now) {
+            let room = lane.room(now);
+            let room = if self.exactly_once.is_some() { self.room_in_transaction(&held, room, now) } else { room };
+            match room {
                 Room::Stalled => {
                     second.leave(topic);
                     if !second.serves.contains(&true) {
@@ -144,7 +147,7 @@ impl Forwarder {
                     moved = false;
                     break;
                 }
-                Room::Free => match self.hand_over(held, now) {
+                Room::Free => match self.hand_over(held, now)? {
                     Handed::Over => {
                         let Some(lane) = self.lane_mut(topic) else { continue };
                         if lane.window.state(lsn) == Some(State::Unsent) {
@@ -229,7 +232,7 @@ impl Forwarder {
             let lost = self.ledger.settle();
             if lost > 0 {
                 tracing::error!(records = lost, "records that waited for their topic were lost to corruption");
-                self.complete_corrupt(lost);
+                self.count_corrupt(lost);
             }
         }
     }
@@ -247,7 +250,7 @@ impl Forwarder {
     fn pass_corrupt(&mut self, from: Lsn, to: Lsn) {
         let records = to.get().saturating_sub(from.get());
         self.ledger.passed(records);
-        self.complete_corrupt(records);
+        self.count_corrupt(records);
     }
 
     /// Records that were to be sent again and can be read no more. Of the others in the range the live reading has counted those that it could not
@@ -262,12 +265,7 @@ impl Forwarder {
         }
         if lost > 0 {
             tracing::error!(records = lost, from = from.get(), to = to.get(), "records that were to be sent again were lost to corruption");
-            self.complete_corrupt(lost);
+            self.count_corrupt(lost);
         }
-    }
-
-    fn complete_corrupt(&self, records: u64) {
-        self.metrics.corrupt.inc_by(records);
-        self.metrics.journal.unpublished_records.sub(i64::try_from(records).unwrap_or(i64::MAX));
     }
 }

@@ -155,10 +155,11 @@ impl Forwarder {
     }
 
     fn topic_found(&mut self, topic: TopicId) {
-        let owed = topic == self.dead_letter_topic() && self.aparts.owe_dead_letters();
+        // In a transaction nothing waits in the window, so that only the record that is tried next tells.
+        let owed = self.exactly_once.is_some() || topic == self.dead_letter_topic() && self.aparts.owe_dead_letters();
         let Some(lane) = self.lane_mut(topic) else { return };
         if owed && lane.held() == Some(HoldCause::Parked(ParkCause::NotAuthorised)) {
-            // Whether it may be written, only the next dead letter tells.
+            // Whether it may be written, only the next record tells.
             lane.looked_up();
         } else if let Some(HoldCause::Parked(_)) = lane.found() {
             tracing::info!(topic = %self.routing.topic(topic).name, "topic found");
@@ -252,7 +253,8 @@ impl Errand {
         if !self.create {
             return;
         }
-        let wanted = topics::wanted(&self.topics, &self.names, &self.dead_letter);
+        let mut wanted = topics::wanted(&self.topics, &self.names, &self.dead_letter);
+        wanted.extend(topics::wanted_positions(&self.kafka, &self.topics));
         match Admin::new(&self.settings, ANSWER_MAX).and_then(|admin| topics::create_missing(&admin, &wanted)) {
             Ok(creations) => {
                 self.create = false;

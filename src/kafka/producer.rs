@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -22,8 +22,10 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext
 use rdkafka::types::RDKafkaErrorCode as Code;
 
 use super::doubt::Doubt;
+use super::reports::{Report, Reports};
 use super::statistics::{Counted, Status};
 use super::topics::{self, Presence};
+use super::transactions::{Order, Outcome, Transactions};
 use super::verdict::{ErrorCode, Verdict};
 use super::{Error, Settings, creation};
 use crate::metrics;
@@ -39,34 +41,6 @@ const BUSY_FROM: u64 = 200;
 /// Reports in a busy tick below which they are few: 4,000 a second.
 const CALM_BELOW: u64 = 16;
 
-/// What became of one message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Report {
-    /// The number it was sent with.
-    pub opaque: u64,
-    /// What is to be done about its record.
-    pub verdict: Verdict,
-    /// librdkafka's or the broker's error; `None` where it was delivered.
-    pub error: Option<ErrorCode>,
-    /// The partition it went to; -1 where it got none.
-    pub partition: i32,
-    /// Its place in the partition; meaningless unless it was delivered.
-    pub offset: i64,
-}
-
-/// The producer is of no more use.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fatal {
-    /// Why, without secrets.
-    pub reason: String,
-}
-
-impl fmt::Display for Fatal {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(&self.reason)
-    }
-}
-
 /// Why a message was not taken. It will have no report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendError {
@@ -81,108 +55,11 @@ pub enum SendError {
     },
 }
 
-/// The queue of the delivery reports of one producer: written by its poll thread, read by one thread. Cheap to clone.
-#[derive(Clone)]
-pub struct Reports(Arc<Queue>);
-
-struct Queue {
-    waiting: Mutex<Waiting>,
-    wake: Box<dyn Fn() + Send + Sync>,
-}
-
-#[derive(Default)]
-struct Waiting {
-    reports: Vec<Report>,
-    doubtful: u64,
-    fatal: Option<Fatal>,
-}
-
-impl Reports {
-    /// An empty queue. `wake` is called from the poll thread when there is something new in a queue that had been drained; it must be cheap (an unpark).
-    #[must_use]
-    pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Self {
-        Self(Arc::new(Queue { waiting: Mutex::default(), wake: Box::new(wake) }))
-    }
-
-    /// Moves all reports to the end of `into`, oldest first. Waits for nothing.
-    pub fn drain(&self, into: &mut Vec<Report>) {
-        let mut waiting = self.lock();
-        if into.is_empty() {
-            // Both vectors keep their room, so a steady flow allocates nothing.
-            std::mem::swap(&mut waiting.reports, into);
-        } else {
-            into.append(&mut waiting.reports);
-        }
-    }
-
-    /// Whether the producer is dead, and why. It stays so.
-    #[must_use]
-    pub fn fatal(&self) -> Option<Fatal> {
-        self.lock().fatal.clone()
-    }
-
-    /// How many records may be there twice because librdkafka numbered them anew, since this was asked last: an upper bound, told within seconds.
-    #[must_use]
-    pub fn take_doubtful(&self) -> u64 {
-        std::mem::take(&mut self.lock().doubtful)
-    }
-
-    fn doubt(&self, records: u64) {
-        self.lock().doubtful += records;
-        (self.0.wake)();
-    }
-
-    fn push(&self, report: Report) {
-        let mut waiting = self.lock();
-        let was_empty = waiting.reports.is_empty();
-        waiting.reports.push(report);
-        drop(waiting);
-        if was_empty {
-            (self.0.wake)();
-        }
-    }
-
-    fn append(&self, reports: &mut Vec<Report>) {
-        if reports.is_empty() {
-            return;
-        }
-        let mut waiting = self.lock();
-        let was_empty = waiting.reports.is_empty();
-        waiting.reports.append(reports);
-        drop(waiting);
-        if was_empty {
-            (self.0.wake)();
-        }
-    }
-
-    /// Whether this is news.
-    fn fail(&self, reason: &str) -> bool {
-        let mut waiting = self.lock();
-        if waiting.fatal.is_some() {
-            return false;
-        }
-        waiting.fatal = Some(Fatal { reason: reason.to_owned() });
-        drop(waiting);
-        (self.0.wake)();
-        true
-    }
-
-    /// A panic leaves whole reports behind, so the queue is good even then.
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl fmt::Debug for Reports {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Reports").field("waiting", &self.lock().reports.len()).finish_non_exhaustive()
-    }
-}
-
-/// An idempotent producer. Dropping it purges what is in flight: each such message is reported with [`Verdict::Rebuild`] before the drop returns.
+/// An idempotent producer, or one of transactions where the settings say so. Dropping it purges what is in flight: each such message is reported with [`Verdict::Rebuild`] before the drop returns.
 pub struct Producer {
     base: Arc<BaseProducer<Context>>,
     poll: Option<JoinHandle<()>>,
+    transactions: Option<Transactions>,
 }
 
 impl Producer {
@@ -212,7 +89,30 @@ impl Producer {
             .name("kafka-poll".to_owned())
             .spawn(move || poll(&polled))
             .map_err(|error| Error::Client(format!("start its poll thread: {error}")))?;
-        Ok(Self { base, poll: Some(poll) })
+        let mut producer = Self { base, poll: Some(poll), transactions: None };
+        if let Some(place) = settings.positions() {
+            producer.transactions = Some(Transactions::start(&producer.base, settings.clone(), place.clone())?);
+        }
+        Ok(producer)
+    }
+
+    /// Asks something of the transactions, once what was asked before has ended. Never waits.
+    pub fn order(&self, order: Order) {
+        if let Some(transactions) = &self.transactions {
+            transactions.order(order);
+        }
+    }
+
+    /// Hands over one of the positions, to the partition that is ours.
+    ///
+    /// # Errors
+    /// As [`Producer::send`] has them.
+    pub fn send_position(&self, key: &[u8], value: Option<&[u8]>, opaque: u64) -> Result<(), SendError> {
+        let Some(place) = self.base.context().settings.positions() else { return Ok(()) };
+        let number = usize::try_from(opaque).unwrap_or(usize::MAX);
+        let mut record = BaseRecord::with_opaque_to(&place.topic, number).key(key).partition(i32::from(place.partition));
+        record.payload = value;
+        self.hand_over(record)
     }
 
     /// Hands a message to librdkafka, which copies it. Never waits. The record's time is now.
@@ -234,6 +134,10 @@ impl Producer {
         let number = usize::try_from(opaque).unwrap_or(usize::MAX);
         let mut record = BaseRecord::with_opaque_to(topic, number).payload(value).headers(owned);
         record.key = key;
+        self.hand_over(record)
+    }
+
+    fn hand_over(&self, record: BaseRecord<'_, [u8], [u8], usize>) -> Result<(), SendError> {
         let context = self.base.context();
         // Counted first: the report may come before `send` returns.
         let before = context.in_flight.fetch_add(1, Ordering::AcqRel);
@@ -260,6 +164,9 @@ impl Producer {
 impl Drop for Producer {
     fn drop(&mut self) {
         self.base.context().stop.store(true, Ordering::Release);
+        if let Some(mut transactions) = self.transactions.take() {
+            transactions.stop();
+        }
         if let Some(poll) = self.poll.take() {
             // The thread has caught its own panic and told of it.
             drop(poll.join());
@@ -319,7 +226,7 @@ fn serve_all(base: &BaseProducer<Context>) {
 }
 
 /// What librdkafka calls back into. All calls but `log` come from the poll thread, or from the thread that drops the producer when that has ended.
-struct Context {
+pub(super) struct Context {
     reports: Reports,
     status: Status,
     metrics: metrics::Kafka,
@@ -371,7 +278,17 @@ impl Context {
         SendError::Refused { verdict: error.verdict(), error }
     }
 
-    fn dead(&self, reason: &str) {
+    /// Whether the producer is being dropped.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    /// An order to the transactions has come to its end.
+    pub(super) fn ended(&self, outcome: Outcome) {
+        self.reports.push_outcome(outcome);
+    }
+
+    pub(super) fn dead(&self, reason: &str) {
         // librdkafka goes on to tell of it with each further error.
         if self.reports.fail(reason) {
             self.status.fatal(reason);
@@ -459,47 +376,7 @@ pub(super) fn log(settings: &Settings, level: RDKafkaLogLevel, facility: &str, m
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
-
     use super::*;
-
-    fn report(opaque: u64) -> Report {
-        Report { opaque, verdict: Verdict::Delivered, error: None, partition: 0, offset: 0 }
-    }
-
-    #[test]
-    fn the_reader_is_woken_once_for_all_that_comes_before_it_drains() {
-        let woken = Arc::new(AtomicUsize::new(0));
-        let counter = Arc::clone(&woken);
-        let reports = Reports::new(move || {
-            counter.fetch_add(1, Ordering::Relaxed);
-        });
-        let mut drained = Vec::new();
-        reports.push(report(1));
-        reports.push(report(2));
-        reports.append(&mut vec![report(3), report(4)]);
-        reports.append(&mut Vec::new());
-        assert_eq!(woken.load(Ordering::Relaxed), 1);
-        reports.drain(&mut drained);
-        reports.append(&mut vec![report(5)]);
-        assert_eq!(woken.load(Ordering::Relaxed), 2);
-        reports.drain(&mut drained);
-        assert_eq!(drained.iter().map(|report| report.opaque).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
-    }
-
-    #[test]
-    fn a_dead_producer_is_told_once_and_wakes_the_reader() {
-        let woken = Arc::new(AtomicUsize::new(0));
-        let counter = Arc::clone(&woken);
-        let reports = Reports::new(move || {
-            counter.fetch_add(1, Ordering::Relaxed);
-        });
-        assert_eq!(reports.fatal(), None);
-        assert!(reports.fail("first"));
-        assert!(!reports.fail("second"));
-        assert_eq!(reports.fatal(), Some(Fatal { reason: "first".to_owned() }));
-        assert_eq!(woken.load(Ordering::Relaxed), 1);
-    }
 
     #[test]
     fn of_two_equal_errors_in_a_row_the_second_is_an_echo() {

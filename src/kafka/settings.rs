@@ -37,8 +37,25 @@ const FILES: [&str; 6] = [
     "sasl.kerberos.keytab",
 ];
 
-/// What must stay as librdkafka has it: exactly-once is another kind of producer, a gap would end this one, and only a delivery report completes a record.
-const REMOVED: [&str; 3] = ["transactional.id", "enable.gapless.guarantee", "delivery.report.only.error"];
+/// What must stay as librdkafka has it: a gap would end the producer, and only a delivery report completes a record.
+const REMOVED: [&str; 2] = ["enable.gapless.guarantee", "delivery.report.only.error"];
+
+/// What makes a producer one of transactions. No other client of ours may have it.
+const TRANSACTIONS: [&str; 2] = ["transactional.id", "transaction.timeout.ms"];
+
+/// What a consumer has no use for, and librdkafka would warn of.
+const PRODUCER: [&str; 10] = [
+    "request.required.acks",
+    "message.timeout.ms",
+    "partitioner",
+    "queue.buffering.max.messages",
+    "queue.buffering.max.kbytes",
+    "queue.buffering.max.ms",
+    "batch.size",
+    "compression.codec",
+    "sticky.partitioning.linger.ms",
+    "max.in.flight.requests.per.connection",
+];
 
 /// The messages that librdkafka may hold. The journal is the buffer for an outage; more of them in memory bring no throughput.
 const QUEUE_MAX_MESSAGES: u64 = 20_000;
@@ -61,6 +78,34 @@ pub struct Settings {
     files: BTreeMap<String, PathBuf>,
     fingerprint: Fingerprint,
     message_max_bytes: u64,
+    positions: Option<Place>,
+}
+
+/// Where a bridge that delivers exactly once keeps its positions: a partition of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The topic.
+    pub topic: String,
+    /// The partition, which bears the number of the instance.
+    pub partition: u16,
+}
+
+impl Place {
+    /// With exactly-once; `None` with at-least-once, which keeps its positions in the journal's checkpoint alone.
+    fn of(kafka: &config::Kafka) -> Option<Self> {
+        match kafka.delivery {
+            config::Delivery::AtLeastOnce => None,
+            // The check of the configuration lets nothing pass but a number.
+            config::Delivery::ExactlyOnce => {
+                Some(Self { topic: kafka.positions_topic.clone(), partition: instance(kafka).parse().unwrap_or(0) })
+            }
+        }
+    }
+
+    /// What Kafka fences the producer by: whoever is to write to this place bears it.
+    fn transactional_id(&self) -> String {
+        format!("{}-{}", self.topic, self.partition)
+    }
 }
 
 /// A digest of the contents of all files that a client was made of.
@@ -101,10 +146,15 @@ impl Settings {
         for (key, value) in owned(kafka, message_max_bytes) {
             properties.insert(key.to_owned(), value);
         }
-        for key in REMOVED {
+        for key in REMOVED.into_iter().chain(TRANSACTIONS) {
             properties.remove(key);
         }
-        Ok(Self { properties, secrets, files, fingerprint: Fingerprint::of(&contents), message_max_bytes })
+        let positions = Place::of(kafka);
+        if let Some(place) = &positions {
+            properties.insert("transactional.id".to_owned(), place.transactional_id());
+            properties.insert("transaction.timeout.ms".to_owned(), kafka.transaction_timeout.get().as_millis().to_string());
+        }
+        Ok(Self { properties, secrets, files, fingerprint: Fingerprint::of(&contents), message_max_bytes, positions })
     }
 
     /// The files' contents as they were when these settings were loaded.
@@ -133,6 +183,12 @@ impl Settings {
     #[must_use]
     pub fn batch_bytes(&self) -> u64 {
         self.properties.get("batch.size").and_then(|value| value.parse().ok()).unwrap_or(BATCH_BYTES)
+    }
+
+    /// Where the positions are kept with exactly-once.
+    #[must_use]
+    pub const fn positions(&self) -> Option<&Place> {
+        self.positions.as_ref()
     }
 
     /// The largest message that the client takes.
@@ -171,9 +227,22 @@ impl Settings {
     /// For a client that only asks and changes topics. Idempotence is off: a producer id would need a right to write.
     pub(super) fn admin(&self) -> ClientConfig {
         let mut config = self.producer();
-        for key in ["enable.idempotence", "statistics.interval.ms", "message.send.max.retries"] {
+        for key in ["enable.idempotence", "statistics.interval.ms", "message.send.max.retries"].into_iter().chain(TRANSACTIONS) {
             config.remove(key);
         }
+        config
+    }
+
+    /// For a client that reads what is committed, to the end of a partition. It joins no group and stores no offsets.
+    pub(super) fn reader(&self) -> ClientConfig {
+        let mut config = self.admin();
+        for key in PRODUCER {
+            config.remove(key);
+        }
+        // librdkafka lets nobody be assigned a partition without a group's name; no coordinator needs to know of it.
+        let group = self.properties.get("client.id").map_or("chat-bridge", String::as_str);
+        config.set("group.id", group).set("enable.auto.commit", "false").set("enable.auto.offset.store", "false");
+        config.set("isolation.level", "read_committed").set("enable.partition.eof", "true");
         config
     }
 }
@@ -195,18 +264,7 @@ impl Fingerprint {
 /// What tells this bridge from its siblings: `kafka.instance`, else the digits that end the host's name (the ordinal of a `StatefulSet`'s pod), else `0`.
 #[must_use]
 pub fn instance(kafka: &config::Kafka) -> String {
-    kafka.instance.clone().unwrap_or_else(|| {
-        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        ordinal(&host).to_owned()
-    })
-}
-
-fn ordinal(host: &str) -> &str {
-    let digits = host.len() - host.bytes().rev().take_while(u8::is_ascii_digit).count();
-    match host.get(digits..) {
-        Some(ordinal) if !ordinal.is_empty() => ordinal,
-        Some(_) | None => "0",
-    }
+    kafka.known_instance().unwrap_or_else(|| "0".to_owned())
 }
 
 fn canonical(key: &str) -> &str {
@@ -309,6 +367,7 @@ mod tests {
             instance: Some("7".to_owned()),
             properties: properties.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
             secret_files: secrets.iter().map(|(key, path)| ((*key).to_owned(), (*path).to_owned())).collect(),
+            ..config::Kafka::default()
         }
     }
 
@@ -419,12 +478,5 @@ mod tests {
         fs::remove_file(&password).unwrap();
         assert!(matches!(settings.fingerprint_now(), Err(Error::File { key, .. }) if key == "sasl.password"));
         assert!(matches!(Settings::load(&kafka, &config::Topics::default()), Err(Error::File { .. })));
-    }
-
-    #[test]
-    fn the_ordinal_is_what_digits_end_the_host_s_name() {
-        for (host, number) in [("chat-bridge-12", "12"), ("chat-bridge", "0"), ("7", "7"), ("", "0"), ("a1b", "0")] {
-            assert_eq!(ordinal(host), number, "{host}");
-        }
     }
 }

@@ -19,7 +19,9 @@ use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext};
 use rdkafka::types::RDKafkaErrorCode as Code;
 
-pub use plan::{Change, Creation, Found, MorePartitions, Outcome, Plan, Step, TopicPlan, Wanted, apply, create_missing, plan, wanted};
+pub use plan::{
+    Change, Creation, Found, MorePartitions, Outcome, Plan, Step, TopicPlan, Wanted, apply, create_missing, plan, wanted, wanted_positions,
+};
 
 use super::producer::{is_echo, log};
 use super::{Error, ErrorCode, Settings, creation};

@@ -61,6 +61,12 @@ impl ErrorCode {
         row(self.0).map_or(Verdict::Wait, |row| row.verdict)
     }
 
+    /// Whether a transaction that has failed takes no more.
+    #[must_use]
+    pub fn is_state(self) -> bool {
+        self.0 == Code::State
+    }
+
     /// Whether Kafka has found what was asked of it invalid, where asking again brings nothing.
     #[must_use]
     pub(super) fn blames_the_request(self) -> bool {

@@ -18,6 +18,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+pub use checks::Repetitions;
 pub use report::{Finding, Findings, Report, Violation};
 
 use super::identity::RunMark;
@@ -50,6 +51,8 @@ pub struct Config {
     pub topics: Topics,
     /// How long to wait where nothing new comes.
     pub timeout: Duration,
+    /// Whether events may stand there more than once.
+    pub repetitions: Repetitions,
 }
 
 /// How far it is.
@@ -98,7 +101,7 @@ pub enum Error {
 
 /// Reads the log and the topics, and judges.
 pub fn run(config: &Config, progress: &mut dyn FnMut(Progress)) -> Result<Report, Error> {
-    let mut checks = Checks::new(config.topics.clone());
+    let mut checks = Checks::new(config.topics.clone(), config.repetitions);
     let header = log::read(&config.log, |_, line| checks.sent(&line))?;
     let consumer = config.cluster.consumer()?;
     let mut reading = Reading {

@@ -10,6 +10,7 @@ mod clock;
 mod desync;
 mod disk;
 mod drain;
+mod exactly_once;
 mod faults;
 mod hostile;
 mod ingress;

@@ -53,6 +53,37 @@ pub fn wanted<N: AsRef<str>>(topics: &config::Topics, names: &[N], dead_letter: 
     names.into_iter().map(one).collect()
 }
 
+/// What exactly-once needs: the topic of the positions, compacted, in segments so small that a start has read its partition in a moment.
+#[must_use]
+pub fn wanted_positions(kafka: &config::Kafka, topics: &config::Topics) -> Option<Wanted> {
+    if kafka.delivery == config::Delivery::AtLeastOnce {
+        return None;
+    }
+    let fixed = [("cleanup.policy", "compact"), ("segment.bytes", SEGMENT_BYTES), ("min.cleanable.dirty.ratio", "0.1")];
+    let mut settings: BTreeMap<String, String> = fixed.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let mut partitions = POSITIONS_PARTITIONS;
+    for (key, value) in topics.config.get(&kafka.positions_topic).into_iter().flatten() {
+        if key == PARTITIONS {
+            partitions = value.0.parse().unwrap_or(partitions);
+        } else {
+            settings.insert(key.clone(), value.0.clone());
+        }
+    }
+    Some(Wanted {
+        name: kafka.positions_topic.clone(),
+        partitions,
+        replication_factor: topics.replication_factor.get(),
+        settings,
+        at_least: BTreeSet::new(),
+    })
+}
+
+/// Instances that a topic of positions has room for, unless its own settings say otherwise: each is a partition, and an empty one costs next to nothing.
+const POSITIONS_PARTITIONS: u16 = 32;
+
+/// The segment that is written to is never compacted, and every start reads it: 16 MiB are some tens of thousands of commits.
+const SEGMENT_BYTES: &str = "16777216";
+
 /// The key of a topic's table in the configuration that is not one of Kafka's settings.
 const PARTITIONS: &str = "partitions";
 
@@ -358,6 +389,21 @@ mod tests {
     fn a_dead_letter_topic_is_never_compacted_even_where_its_own_settings_ask_for_it() {
         let wanted = wanted(&configured(), &["chat.a"], "im.full");
         assert_eq!(one(&wanted, "im.full").settings.get("cleanup.policy").map(String::as_str), Some("delete"));
+    }
+
+    #[test]
+    fn a_topic_of_positions_is_wanted_with_exactly_once_alone_and_compacted() {
+        let mut topics = configured();
+        let mut kafka = config::Kafka::default();
+        assert_eq!(wanted_positions(&kafka, &topics), None);
+        kafka.delivery = config::Delivery::ExactlyOnce;
+        let wanted = wanted_positions(&kafka, &topics).unwrap();
+        assert_eq!((wanted.name.as_str(), wanted.partitions, wanted.replication_factor), ("chat-bridge.positions", 32, 3));
+        assert_eq!(wanted.settings.get("cleanup.policy").map(String::as_str), Some("compact"));
+        assert!(!wanted.settings.contains_key(MAX_MESSAGE_BYTES));
+        let own = BTreeMap::from([("partitions".to_owned(), config::Setting("100".to_owned()))]);
+        topics.config.insert("chat-bridge.positions".to_owned(), own);
+        assert_eq!(wanted_positions(&kafka, &topics).unwrap().partitions, 100);
     }
 
     #[test]

@@ -43,6 +43,15 @@ struct Last {
     partition: i32,
 }
 
+/// Whether events may stand in their topics more than once, with the same id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repetitions {
+    /// They may: at-least-once.
+    Count,
+    /// They may not: exactly-once.
+    Violate,
+}
+
 /// Counts that are no violations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counts {
@@ -73,6 +82,7 @@ pub(super) enum Occurrence {
 #[derive(Debug)]
 pub(super) struct Checks {
     topics: Topics,
+    repetitions: Repetitions,
     /// By connection, then by number.
     sent: Vec<Vec<Sent>>,
     /// By group, then by command.
@@ -82,8 +92,8 @@ pub(super) struct Checks {
 }
 
 impl Checks {
-    pub(super) fn new(topics: Topics) -> Self {
-        Self { topics, sent: Vec::new(), last: Vec::new(), counts: Counts::default(), findings: Findings::default() }
+    pub(super) fn new(topics: Topics, repetitions: Repetitions) -> Self {
+        Self { topics, repetitions, sent: Vec::new(), last: Vec::new(), counts: Counts::default(), findings: Findings::default() }
     }
 
     /// Takes a callback of the log; those of a connection come in the order of their numbers.
@@ -126,7 +136,7 @@ impl Checks {
     /// Takes a record of this run. Records of one partition come in the order of their offsets.
     pub(super) fn found(&mut self, copied: &Copied, place: Place) -> Occurrence {
         self.counts.records += 1;
-        let Checks { topics, sent, last, counts, findings } = self;
+        let Checks { topics, repetitions, sent, last, counts, findings } = self;
         let mut witness = Witness { topics, findings, copied, place };
         let of_connection = usize::try_from(copied.identity.connection).ok().and_then(|connection| sent.get_mut(connection));
         let callback = of_connection.zip(usize::try_from(copied.identity.number).ok()).and_then(|(sent, number)| sent.get_mut(number));
@@ -140,6 +150,9 @@ impl Checks {
         }
         if callback.seen {
             counts.repetitions += 1;
+            if *repetitions == Repetitions::Violate {
+                witness.finds(Violation::Repeated, "stands there a second time");
+            }
             if callback.id != copied.id {
                 witness.finds(Violation::SeveralIds, "bears another id than before");
             }

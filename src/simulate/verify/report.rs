@@ -31,6 +31,8 @@ pub enum Violation {
     OutOfOrder,
     /// Events of one group stand in two partitions of a topic.
     SplitGroup,
+    /// A callback is published more than once, where that was asked not to be.
+    Repeated,
     /// The key is not the `GroupId`.
     WrongKey,
     /// The topic is not that of the command.
@@ -50,6 +52,7 @@ impl fmt::Display for Violation {
             Self::SharedId => "one id of several callbacks",
             Self::OutOfOrder => "out of order",
             Self::SplitGroup => "a group in several partitions",
+            Self::Repeated => "repeated",
             Self::WrongKey => "wrong key",
             Self::WrongTopic => "wrong topic",
             Self::WrongContent => "wrong content",

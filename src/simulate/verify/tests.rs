@@ -121,8 +121,12 @@ fn topics() -> Topics {
 
 /// Judges records that stand in this order, each with its partition.
 fn judge(lines: &[Line], records: &[(Record, i32)]) -> (checks::Counts, Findings) {
+    judge_with(Repetitions::Count, lines, records)
+}
+
+fn judge_with(repetitions: Repetitions, lines: &[Line], records: &[(Record, i32)]) -> (checks::Counts, Findings) {
     let topics = topics();
-    let mut checks = Checks::new(topics.clone());
+    let mut checks = Checks::new(topics.clone(), repetitions);
     for line in lines {
         checks.sent(line);
     }
@@ -162,6 +166,8 @@ fn repetitions_of_one_id_are_counted_and_keep_the_order() {
     let (counts, findings) = judge(&lines, &records);
     assert!(findings.is_empty(), "{findings:?}");
     assert_eq!((counts.records, counts.repetitions), (8, 3));
+    let (counts, findings) = judge_with(Repetitions::Violate, &lines, &records);
+    assert_eq!((counts.repetitions, found(&findings)), (3, vec![(Violation::Repeated, 3)]));
 }
 
 #[test]
@@ -412,7 +418,7 @@ impl Bed {
     fn config(&self, timeout: Duration) -> Config {
         let cluster =
             Cluster { bootstrap_servers: self.cluster.bootstrap_servers(), properties: BTreeMap::new(), timeout: Duration::from_secs(10) };
-        Config { log: self.dir.path().join("log"), cluster, topics: topics(), timeout }
+        Config { log: self.dir.path().join("log"), cluster, topics: topics(), timeout, repetitions: Repetitions::Count }
     }
 
     fn log(&self, lines: &[Line], offsets: BTreeMap<String, Vec<i64>>) {

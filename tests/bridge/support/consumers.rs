@@ -1,5 +1,6 @@
 //! Consumers of other languages, with the CloudEvents SDK of each: what teams behind the topics would write.
 
+use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Duration;
 
@@ -61,6 +62,41 @@ pub(crate) fn events(language: Language, bootstrap_servers: &str, topics: &[&str
     let mut events: Vec<Event> = done.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(event).collect();
     events.sort_by(|a, b| (&a.topic, a.partition, a.offset).cmp(&(&b.topic, b.partition, b.offset)));
     events
+}
+
+/// What a Java consumer counts.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Counted {
+    pub(crate) records: u64,
+    /// Different ids of events.
+    pub(crate) ids: u64,
+    /// Ids that stand more than once, and how often.
+    pub(crate) repeated: BTreeMap<String, u64>,
+}
+
+/// Which records a consumer is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Isolation {
+    ReadCommitted,
+    ReadUncommitted,
+}
+
+/// Counts each event of the topics, as they are now, with the Java client.
+///
+/// # Panics
+/// Where their ends cannot be reached in time.
+pub(crate) fn count(bootstrap_servers: &str, isolation: Isolation, topics: &[&str], timeout: Duration) -> Counted {
+    let isolation = match isolation {
+        Isolation::ReadCommitted => "read_committed",
+        Isolation::ReadUncommitted => "read_uncommitted",
+    };
+    let program = java();
+    let mut command = Command::new(&program[0]);
+    command.args(&program[1..]).args(["Count", bootstrap_servers, isolation, &timeout.as_secs().to_string()]).args(topics);
+    let done = command.output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    serde_json::from_slice(&done.stdout).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&done.stdout)))
 }
 
 fn event(line: &[u8]) -> Event {

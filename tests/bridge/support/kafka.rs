@@ -287,6 +287,11 @@ impl Kafka {
         self.ask(&format!("grant {} {topic} {operation}", user.name));
     }
 
+    /// Allows a user the transactions of a `transactional.id`.
+    pub(crate) fn grant_transactions(&self, user: User, id: &str) {
+        self.ask(&format!("transactions {} {id}", user.name));
+    }
+
     /// Takes all of a user's rights on a topic away.
     pub(crate) fn revoke(&self, user: User, topic: &str) {
         self.ask(&format!("revoke {} {topic}", user.name));
@@ -325,6 +330,12 @@ impl Kafka {
         }
         records.sort_by_key(|record| (record.partition, record.offset));
         records
+    }
+
+    /// Where a partition ends for a reader of this isolation: one of what is committed gets to the first open transaction.
+    pub(crate) fn end(&self, topic: &str, partition: i32, isolation: &str) -> i64 {
+        let consumer: BaseConsumer = self.client().set("group.id", "unused").set("isolation.level", isolation).create().unwrap();
+        consumer.fetch_watermarks(topic, partition, PATIENCE).unwrap().1
     }
 
     /// The keys of all records of a topic, sorted; a record without one has an empty one.

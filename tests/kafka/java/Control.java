@@ -1,6 +1,7 @@
 import java.io.BufferedReader;
 import java.io.InputStreamReader;
 import java.nio.charset.StandardCharsets;
+import java.util.ArrayList;
 import java.util.HexFormat;
 import java.util.List;
 import java.util.Map;
@@ -33,6 +34,7 @@ import org.apache.kafka.common.serialization.ByteArraySerializer;
  * <pre>
  * grant USER TOPIC OPERATION    allow it
  * revoke USER TOPIC             take all rights to the topic away
+ * transactions USER ID          allow all that transactions under this transactional id need
  * publish TOPIC HEXKEY          publish a record with this key as Java does by default; the answer is its partition
  * password USER PASSWORD        make a SCRAM user, or change one's password
  * keystore BROKER [FILE]        have a broker show the certificate of this file to new connections, or that of its settings
@@ -65,6 +67,15 @@ public final class Control {
         var entry = new AccessControlEntry("User:" + words[1], "*", AclOperation.fromString(words[3]), AclPermissionType.ALLOW);
         var topic = new ResourcePattern(ResourceType.TOPIC, words[2], PatternType.LITERAL);
         admin.createAcls(List.of(new AclBinding(topic, entry))).all().get(20, TimeUnit.SECONDS);
+        return "";
+      }
+      case "transactions" -> {
+        var id = new ResourcePattern(ResourceType.TRANSACTIONAL_ID, words[2], PatternType.LITERAL);
+        var rights = new ArrayList<AclBinding>();
+        for (var operation : List.of(AclOperation.WRITE, AclOperation.DESCRIBE)) {
+          rights.add(new AclBinding(id, new AccessControlEntry("User:" + words[1], "*", operation, AclPermissionType.ALLOW)));
+        }
+        admin.createAcls(rights).all().get(20, TimeUnit.SECONDS);
         return "";
       }
       case "revoke" -> {

@@ -213,6 +213,7 @@ fn common(authority: &Authority, controller_port: u16) -> String {
          transaction.state.log.replication.factor=3\n\
          transaction.state.log.min.isr=2\n\
          transaction.state.log.num.partitions=4\n\
+         transaction.abort.timed.out.transaction.cleanup.interval.ms=500\n\
          share.coordinator.state.topic.replication.factor=3\n\
          share.coordinator.state.topic.min.isr=2\n\
          group.initial.rebalance.delay.ms=0\n\

@@ -60,7 +60,8 @@ fn prepare() -> Prepared {
             run(Command::new("mvn").args(goal).current_dir(tests_dir("kafka")));
         }
     });
-    let sources = ["kafka/java/Control.java", "kafka/java/Forgery.java", "consumers/java/Events.java"].map(tests_dir);
+    let sources =
+        ["kafka/java/Control.java", "kafka/java/Forgery.java", "consumers/java/Events.java", "consumers/java/Count.java"].map(tests_dir);
     let made_of: Vec<&Path> = std::iter::once(&pom).chain(&sources).map(PathBuf::as_path).collect();
     let classes = made(&target, "classes", &made_of, |folder| {
         run(Command::new("javac").arg("-cp").arg(format!("{}/*", lib.display())).arg("-d").arg(folder).args(&sources));
