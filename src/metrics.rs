@@ -694,6 +694,33 @@ mod tests {
         }
     }
 
+    /// Headings are the same on every page, and no page sends its reader to a metric that does not exist.
+    #[test]
+    fn runbooks_have_the_same_parts_and_name_metrics_that_exist() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/runbooks");
+        let index = std::fs::read_to_string(folder.join("README.md")).unwrap();
+        let registered = families();
+        let mut pages = 0;
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            if name == "README.md" {
+                continue;
+            }
+            pages += 1;
+            assert!(index.contains(&format!("]({name})")), "{name} is in the index");
+            let page = std::fs::read_to_string(&path).unwrap();
+            let headings: Vec<_> = page.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+            assert_eq!(headings, ["Meaning", "Impact", "Diagnosis", "Mitigation", "Verify"], "{name}");
+            for word in page.split(|character: char| !(character.is_ascii_alphanumeric() || character == '_')) {
+                let Some(metric) = word.starts_with(PREFIX).then_some(word) else { continue };
+                let family = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| metric.strip_suffix(suffix)).unwrap_or(metric);
+                assert!(registered.contains_key(family), "{metric} in {name}");
+            }
+        }
+        assert!(pages > 10, "the pages are there");
+    }
+
     #[test]
     fn names_are_ours_in_base_units_and_counters_end_in_total() {
         for (name, family) in families() {
