@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
@@ -23,13 +23,13 @@ const CONNECTIONS: &str = "128";
 /// Partitions of each topic: every broker leads some.
 pub(crate) const PARTITIONS: i32 = 3;
 
-/// Chat waits so long for an answer.
+/// Chat waits so long for an answer, from when it has sent the callback.
 const ANSWER_MAX_SECONDS: f64 = 2.0;
 
 /// What is left may take so long to be published once Kafka is well again.
 const SETTLED: Duration = Duration::from_mins(3);
 
-/// librdkafka's statistics come every 5 s.
+/// What librdkafka has published twice by itself shows with its next statistics, which come every 5 s.
 const COUNTED: Duration = Duration::from_secs(15);
 
 /// How a trial is set up.
@@ -72,7 +72,10 @@ pub(crate) struct Summary {
     acknowledged_otherwise: u64,
     refused: BTreeMap<u16, u64>,
     unknown: u64,
-    pub(crate) latency_seconds: Percentiles,
+    /// From the moment at which a callback was due; the load's own lateness counts too.
+    latency_seconds: Percentiles,
+    /// From the moment at which a callback was sent.
+    service_seconds: Percentiles,
 }
 
 /// Latencies.
@@ -221,10 +224,7 @@ impl Trial {
         let (status, text) = simulate(&[&arguments[..], &["--format", "json", "--timeout", "3s"]].concat());
         let json = text.get(..=text.rfind('}').unwrap_or(0)).unwrap_or_default();
         let report: Report = serde_json::from_str(json).unwrap_or_else(|error| panic!("{status}: {error}: {text}"));
-        // What librdkafka has published twice by itself shows with its next statistics.
-        let counted = || self.count("chat_bridge_records_republished_total");
-        eventually(&format!("{} repetitions are counted", report.repetitions), COUNTED, || (report.repetitions <= counted()).then_some(()));
-        let republished = counted();
+        let republished = self.counted(kafka, report.repetitions);
         let letters = self.count("chat_bridge_records_completed_total{outcome=\"dead_lettered\"}");
         assert_eq!((letters, report.dead_letters), (0, 0), "an outage makes no dead letters: {report:?}");
         let published = self.count("chat_bridge_records_completed_total{outcome=\"published\"}");
@@ -233,6 +233,30 @@ impl Trial {
         super::say(&format!("{}: {proof}", self.prefix.trim_end_matches('.')));
         self.bridge.stop();
         (proof, self.site)
+    }
+
+    /// Waits until the bridge counts as many repetitions as were found; tells how many it counts.
+    fn counted(&self, kafka: &Kafka, found: u64) -> u64 {
+        let counted = || self.count("chat_bridge_records_republished_total");
+        let deadline = Instant::now() + COUNTED;
+        eventually("the repetitions are counted", COUNTED * 2, || {
+            let enough = found <= counted();
+            assert!(enough || Instant::now() < deadline, "{found} repetitions, {} counted: {}", counted(), self.repeated(kafka));
+            enough.then(counted)
+        })
+    }
+
+    /// Which events are there more than once, and where: what a failure shows. The time of a record is that of its hand-over, so two times are two hand-overs.
+    fn repeated(&self, kafka: &Kafka) -> String {
+        let mut places: BTreeMap<Vec<u8>, Vec<String>> = BTreeMap::new();
+        for topic in self.topics() {
+            for record in kafka.read(&topic) {
+                let id = record.headers.into_iter().find(|(name, _)| name == "ce_id").map(|(_, id)| id).unwrap_or_default();
+                places.entry(id).or_default().push(format!("{topic}/{} at {}, {}", record.partition, record.offset, record.timestamp));
+            }
+        }
+        let repeated: Vec<_> = places.into_values().filter(|places| places.len() > 1).collect();
+        format!("{repeated:#?}\n{}", self.bridge.log())
     }
 
     /// Ends the load; every callback was answered well, and in time.
@@ -247,7 +271,7 @@ impl Trial {
         assert_eq!((summary.unknown, summary.acknowledged_otherwise), (0, 0), "{summary:?}");
         assert!(summary.refused.is_empty(), "{summary:?}");
         assert_eq!(summary.sent, summary.acknowledged, "{summary:?}");
-        assert!(summary.latency_seconds.p999 < ANSWER_MAX_SECONDS, "answers never wait for Kafka: {summary:?}");
+        assert!(summary.service_seconds.p999 < ANSWER_MAX_SECONDS, "answers never wait for Kafka: {summary:?}");
         summary
     }
 }
@@ -265,11 +289,13 @@ impl std::fmt::Display for Proof {
         let missing = report.violations.get("missing").map_or(0, |violation| violation.count);
         write!(
             out,
-            "{} acknowledged, {missing} lost, {} repetitions ({republished} counted), answers p50 {:.1} ms, p99.9 {:.1} ms, longest {:.1} ms",
+            "{} acknowledged, {missing} lost, {} repetitions ({republished} counted), answers p50 {:.1} ms, p99.9 {:.1} ms, longest {:.1} ms ({:.1} ms from \
+             when it was due)",
             summary.acknowledged,
             report.repetitions,
-            summary.latency_seconds.p50 * 1e3,
-            summary.latency_seconds.p999 * 1e3,
+            summary.service_seconds.p50 * 1e3,
+            summary.service_seconds.p999 * 1e3,
+            summary.service_seconds.max * 1e3,
             summary.latency_seconds.max * 1e3,
         )
     }
