@@ -5,3 +5,4 @@ mod bed;
 mod format;
 mod recovering;
 mod room;
+mod sealing;
