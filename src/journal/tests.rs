@@ -8,3 +8,4 @@ mod inspecting;
 mod recovering;
 mod retaining;
 mod room;
+mod sealing;

@@ -239,6 +239,40 @@ fn a_wrong_password_is_told_and_the_right_one_is_taken_without_a_restart() {
 }
 
 #[test]
+fn a_certificate_that_is_none_any_more_is_told_and_the_right_one_is_taken_without_a_restart() {
+    let kafka = kafka::shared();
+    let prefix = prefix("certificate");
+    make_all_but(&kafka, &prefix, "");
+    for kind in KINDS {
+        kafka.grant(BRIDGE, &format!("{prefix}{kind}"), "Write");
+        kafka.grant(BRIDGE, &format!("{prefix}{kind}"), "Describe");
+    }
+    let secrets = tempfile::tempdir().unwrap();
+    let (password, authority) = (secrets.path().join("password"), secrets.path().join("ca.pem"));
+    fs::write(&password, BRIDGE.password).unwrap();
+    fs::copy(kafka.ca(), &authority).unwrap();
+    let site = secured(&kafka, &prefix, &password);
+    site.change(&format!("\"ssl.ca.location\" = {:?}", kafka.ca()), &format!("\"ssl.ca.location\" = {authority:?}"));
+    let bridge = site.start();
+    bridge.accept(FULL, &group_full("g", 0));
+    bridge.settled(PATIENCE);
+    let producer = || bridge.page("/readyz").body.lines().find(|line| line.contains("kafka producer")).map(str::to_owned);
+    assert_eq!(producer(), None);
+
+    fs::write(&authority, "-----BEGIN CERTIFICATE-----\nnone\n-----END CERTIFICATE-----\n").unwrap();
+    let told = eventually("no producer can be built", PATIENCE, producer);
+    assert!(told.starts_with("note    kafka producer: cannot be built: ") && told.contains("ssl.ca.location"), "{told}");
+    assert_eq!(bridge.page("/readyz").status, 200, "callbacks are kept meanwhile");
+    bridge.accept(FULL, &group_full("g", 1));
+    fs::copy(kafka.ca(), &authority).unwrap();
+    bridge.settled(PATIENCE);
+    assert_eq!(producer(), None);
+    assert_eq!(kafka.read(&format!("{prefix}group-full")).len(), 2);
+    let log = bridge.stop();
+    assert_eq!(log.lines().filter(|line| line.contains("producer cannot be built")).count(), 1, "{log}");
+}
+
+#[test]
 fn what_is_too_large_becomes_a_dead_letter_and_what_is_too_large_for_that_lies_in_a_file() {
     let kafka = kafka::shared();
     let prefix = prefix("large");
