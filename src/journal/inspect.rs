@@ -7,7 +7,7 @@
 //!   written ten times a second at most, so the last tenth of a second is left out.
 //! * A freed segment loses its name before its file is used again, and no name is ever given twice. So bytes that make no sense count as damage only if
 //!   their file still bears its name after they were read.
-//! * Without a bridge the end of the log is found as a start would find it ([`super::survey`]). A bridge that starts or ends during the look is noticed by
+//! * Without a bridge the end of the log is found as a start would find it (`journal::survey`). A bridge that starts or ends during the look is noticed by
 //!   the lock and the checkpoint, and everything is read again.
 
 mod sweep;

@@ -2,7 +2,7 @@
 //!
 //! - Every message that [`Producer::send`] takes ends in exactly one [`Report`]; one that it does not take ends in none.
 //! - A report comes from the poll thread; [`Reports`] hands them to one reader in bulk and wakes it when there is something new.
-//! - The poll thread never dies in silence: what ends it is a [`Fatal`], and so is what librdkafka calls fatal. After one, the owner makes another producer and
+//! - The poll thread never dies in silence: what ends it is a [`Fatal`](super::Fatal), and so is what librdkafka calls fatal. After one, the owner makes another producer and
 //!   hands over again whatever is not confirmed.
 //! - Nothing here waits for the queue to empty: a flush steps in 100 ms. Who wants to drain waits for [`Producer::in_flight`] to be zero.
 
