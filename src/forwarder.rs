@@ -249,7 +249,7 @@ impl Forwarder {
     /// Whether a drain is over: nothing left, or nothing moves.
     fn may_end(&self, order: Order, since: Instant, now: Instant) -> bool {
         let in_hand = self.in_flight();
-        let empty = self.is_settled() && self.is_empty() && self.live.position() >= self.journal.durable_end();
+        let empty = self.is_empty() && self.live.position() >= self.journal.durable_end();
         if empty {
             self.shared.set_drained();
         }
@@ -259,7 +259,11 @@ impl Forwarder {
 
     /// Whether all that was read is completed.
     fn is_empty(&self) -> bool {
-        self.in_flight() == 0 && self.live_held.is_none() && self.aparts.is_empty() && self.lanes.iter().all(Lane::is_idle)
+        self.is_settled()
+            && self.in_flight() == 0
+            && self.live_held.is_none()
+            && self.aparts.is_empty()
+            && self.lanes.iter().all(Lane::is_idle)
     }
 
     /// Builds the producer where there is none, or where it is to be built anew and what can be waited for has been.
