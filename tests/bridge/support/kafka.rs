@@ -322,6 +322,7 @@ impl Kafka {
              transaction.state.log.min.isr=1\n\
              transaction.state.log.num.partitions=4\n\
              transaction.abort.timed.out.transaction.cleanup.interval.ms=500\n\
+             log.cleaner.dedupe.buffer.size=4194304\n\
              share.coordinator.state.topic.replication.factor=1\n\
              share.coordinator.state.topic.min.isr=1\n\
              group.initial.rebalance.delay.ms=0\n\
