@@ -136,8 +136,12 @@ pub(super) fn serving(config: &Config) -> Findings {
             found.add(Key::of("apps").index(index).name("tokens_file"), fault);
         }
     }
-    if config.kafka.delivery == Delivery::ExactlyOnce && config.kafka.known_instance().is_none() {
-        let message = "is needed for exactly-once, as the host's name ends in no digits: two bridges of one instance would stop each other";
+    // One that is set has been looked at with the settings.
+    let ordinal = if config.kafka.instance.is_none() { config.kafka.known_instance() } else { Some("0".to_owned()) };
+    if config.kafka.delivery == Delivery::ExactlyOnce && !ordinal.as_deref().is_some_and(is_partition) {
+        let message = format!(
+            "is needed for exactly-once, as the host's name ends in no number up to {PARTITION_MAX}; two bridges of one number would stop each other"
+        );
         found.add_between([Key::of("kafka.instance"), Key::of("kafka.delivery")], message);
     }
     for (name, path) in &config.kafka.secret_files {
@@ -298,7 +302,7 @@ fn check_transactions(kafka: &Kafka, topics: &Topics, found: &mut Findings) {
         return;
     }
     if let Some(instance) = &kafka.instance
-        && !(instance.bytes().all(|byte| byte.is_ascii_digit()) && instance.parse::<u16>().is_ok_and(|number| number <= PARTITION_MAX))
+        && !is_partition(instance)
     {
         let message = format!("is a number from 0 to {PARTITION_MAX} with exactly-once: that of its partition of `kafka.positions_topic`");
         found.add_between([Key::of("kafka.instance"), Key::of("kafka.delivery")], message);
@@ -309,6 +313,11 @@ fn check_transactions(kafka: &Kafka, topics: &Topics, found: &mut Findings) {
         let keys = [Key::of("kafka.properties").name("socket.timeout.ms"), Key::of("kafka.transaction_timeout")];
         found.add_between(keys, message);
     }
+}
+
+/// Whether an instance is the number of a partition.
+fn is_partition(instance: &str) -> bool {
+    instance.bytes().all(|byte| byte.is_ascii_digit()) && instance.parse::<u16>().is_ok_and(|number| number <= PARTITION_MAX)
 }
 
 fn check_topics(topics: &Topics, known: &[KnownCommand<'_>], found: &mut Findings) {
@@ -611,6 +620,14 @@ mod tests {
         {
             assert!(!overlap(http.parse().unwrap(), admin.parse().unwrap()), "{http} {admin}");
             assert!(!overlap(admin.parse().unwrap(), http.parse().unwrap()), "{admin} {http}");
+        }
+    }
+
+    #[test]
+    fn the_number_of_an_instance_is_one_of_a_partition() {
+        for (instance, good) in [("0", true), ("07", true), ("9999", true), ("10000", false), ("70000", false), ("", false), ("+1", false)]
+        {
+            assert_eq!(is_partition(instance), good, "{instance}");
         }
     }
 

@@ -51,6 +51,8 @@ pub(super) struct ExactlyOnce {
     closing: Option<Stored>,
     mark: Option<Mark>,
     obstacle: Option<Obstacle>,
+    /// Why librdkafka would not commit the transaction of the moment.
+    cause: Option<String>,
 }
 
 impl ExactlyOnce {
@@ -67,6 +69,7 @@ impl ExactlyOnce {
             closing: None,
             mark: None,
             obstacle: None,
+            cause: None,
         }
     }
 }
@@ -280,6 +283,9 @@ impl Forwarder {
 
     fn committed(&mut self, now: Instant) {
         let Some(this) = &mut self.exactly_once else { return };
+        if this.transaction.is_troubled() {
+            tracing::info!("transactions are committed again");
+        }
         let done = this.transaction.committed();
         if let Some(stored) = this.closing.take() {
             this.listed = stored::listed(&stored);

@@ -287,13 +287,21 @@ impl Transaction {
         self.blame = Blame::Somebody;
     }
 
-    /// [`Move::Rewind`] is done.
-    pub fn rewound(&mut self, now: Instant) {
+    /// [`Move::Rewind`] is done. Tells whether it has come to be more than a mishap: a second abort in a row that is nobody's fault.
+    pub fn rewound(&mut self, now: Instant) -> bool {
+        let before = self.pause.map(|(_, delay)| delay);
         if self.blame == Blame::Nobody && self.failure.is_none_or(|why| why == Abort::Failed) {
             let delay = self.pause.map_or(PAUSE_MIN, |(_, delay)| (delay * 2).min(PAUSE_MAX));
             self.pause = Some((now + delay, delay));
         }
         self.begin(Stamp { number: self.stamp.number + 1, ..self.stamp });
+        before == Some(PAUSE_MIN) && self.is_troubled()
+    }
+
+    /// Whether one abort follows the other, and nobody is to blame.
+    #[must_use]
+    pub fn is_troubled(&self) -> bool {
+        self.pause.is_some_and(|(_, delay)| delay > PAUSE_MIN)
     }
 
     /// The producer is gone.
@@ -410,7 +418,8 @@ mod tests {
         transaction.aborting();
         transaction.aborted();
         assert_eq!(transaction.next(NOTHING, now), Move::Rewind);
-        transaction.rewound(now);
+        let was_troubled = transaction.is_troubled();
+        assert_eq!(transaction.rewound(now), !was_troubled && transaction.is_troubled(), "it is told once");
     }
 
     fn commit(transaction: &mut Transaction, now: Instant) -> Done {
@@ -484,7 +493,7 @@ mod tests {
         assert_eq!(transaction.next(under_way(1), start), Move::None, "its report would be taken for the next one's");
         assert_eq!(transaction.next(NOTHING, start), Move::Rewind);
         transaction.tally().corrupt += 1;
-        transaction.rewound(start);
+        assert!(!transaction.rewound(start), "somebody is to blame");
         assert_eq!(transaction.tally(), &mut Tally::default());
         assert!(transaction.admits(Company::Any, start), "the next one is another one");
     }
@@ -499,12 +508,14 @@ mod tests {
             abort(&mut transaction, Abort::Failed, now);
             let almost = wait.saturating_sub(Duration::from_millis(1));
             assert!(!transaction.admits(Company::Any, now + almost), "{wait:?}");
+            assert_eq!(transaction.is_troubled(), wait > PAUSE_MIN);
             now += wait;
         }
         enter(&mut transaction, 1, Company::Any, now);
         transaction.delivered();
         transaction.close(now);
         commit(&mut transaction, now);
+        assert!(!transaction.is_troubled());
         enter(&mut transaction, 2, Company::Any, now);
         abort(&mut transaction, Abort::Failed, now);
         assert!(transaction.admits(Company::Any, now + PAUSE_MIN));

@@ -24,7 +24,11 @@ const ROUNDS: u32 = 50;
 const INSTANCE: &str = "7";
 
 fn exactly_once(prefix: &str, settings: &str) -> String {
-    format!("kafka.delivery = \"exactly-once\"\nkafka.positions_topic = \"{prefix}positions\"\n{settings}")
+    // As many partitions as the test's instance needs.
+    format!(
+        "kafka.delivery = \"exactly-once\"\nkafka.positions_topic = \"{prefix}positions\"\n\
+         topics.config.\"{prefix}positions\".partitions = 8\n{settings}"
+    )
 }
 
 /// A configuration that delivers exactly once, with a topic of positions of its own.
@@ -299,31 +303,6 @@ fn a_topic_whose_rights_are_withdrawn_is_found_among_the_others_of_its_transacti
     assert_eq!(ordered, numbers(0..20));
     let ids: BTreeSet<Vec<u8>> = kafka.read(&other).into_iter().map(|record| record.value.unwrap()).collect();
     assert_eq!((ids.len(), kafka.read(&other).len()), (20, 20));
-    bridge.stop();
-}
-
-#[test]
-fn a_topic_that_stands_is_given_up_and_the_others_flow() {
-    let kafka = kafka::shared();
-    let prefix = prefix("oncestands");
-    make_all_but(&kafka, &prefix, "member-exit");
-    let (topic, other) = (format!("{prefix}member-exit"), format!("{prefix}group-full"));
-    // One replica is too few for its own word: librdkafka tries without end, and no report ever comes.
-    kafka.create_topic(&topic, 1, &[("min.insync.replicas", "2")]);
-    let site = site(&kafka, &prefix, "");
-    let bridge = site.start();
-    for number in 0..20 {
-        bridge.accept(EXIT, &exit("one", &number.to_string()));
-        bridge.accept(FULL, &group_full("other", number));
-    }
-    eventually("the others flow", PATIENCE, || (published(&bridge, &other) == 20.0).then_some(()));
-    assert!(aborted(&bridge, "stalled") >= 1.0);
-    let enough = format!("[topics.config.{topic:?}]\n\"min.insync.replicas\" = \"1\"\npartitions = 1\n");
-    site.configure(&kafka.bootstrap_servers(), &prefix, &exactly_once(&prefix, &enough));
-    site.make_topics();
-    bridge.settled(PATIENCE);
-    assert_eq!(notes(&kafka, &topic), numbers(0..20));
-    assert_eq!(kafka.read(&other).len(), 20);
     bridge.stop();
 }
 

@@ -34,7 +34,10 @@ impl Forwarder {
         self.metrics.forwarder.aborted(why).inc();
         tracing::debug!(reason = why.label(), "transaction aborted; it is repeated");
         this.closing = None;
-        this.transaction.rewound(now);
+        let cause = this.cause.take();
+        if this.transaction.rewound(now) {
+            tracing::warn!(cause = cause.as_deref().unwrap_or("unknown"), "transactions fail again and again; they are repeated");
+        }
         let positions = this.committed.clone();
         self.start_from(&positions)
     }
@@ -43,6 +46,7 @@ impl Forwarder {
     pub(super) fn blame(&mut self, cause: ErrorCode, now: Instant) {
         let Some(this) = &mut self.exactly_once else { return };
         tracing::debug!(%cause, "transaction refused");
+        this.cause = Some(cause.to_string());
         let Verdict::Park(parked) = cause.verdict() else { return };
         if this.transaction.failure().is_some_and(|why| why != Abort::Failed) || this.transaction.is_delivered() {
             return;
