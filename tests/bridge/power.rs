@@ -8,7 +8,7 @@ use fastrand::Rng;
 use crate::support::bridge::{Bridge, PATIENCE, Site, group_full, prefix};
 use crate::support::load::Load;
 use crate::support::senders::{Told, send_until_gone};
-use crate::support::volume::{Event, Lost, Operation, Volume};
+use crate::support::volume::{Event, Extent, Lost, Operation, Volume};
 use crate::support::{eventually, free_port, kafka};
 
 /// Losses of power: while Kafka takes events, while it stands still, so that the journal is all there is, and when it is back.
@@ -58,17 +58,26 @@ fn moment(random: &mut Rng) -> (Operation, u32) {
     }
 }
 
+/// What every run has once: what was written and not synced is gone. It tells what that was.
+fn lose_all_that_is_unsynced(site: &Site, volume: &mut Volume) -> Lost {
+    let bridge = site.start();
+    eventually("callbacks are accepted", PATIENCE, || (bridge.accepted() >= 200.0).then_some(()));
+    volume.plan(Event::PowerLoss(Extent::All), Operation::Sync, 1);
+    eventually("the power goes", PATIENCE, || volume.has_come().then_some(()));
+    volume.lose_power(bridge)
+}
+
 /// A bridge whose power has gone: soon after its start, so that recovery is interrupted too, or once it has accepted callbacks.
 fn without_power(site: &Site, volume: &Volume, random: &mut Rng) -> Bridge {
     let (operation, nth) = moment(random);
     let bridge = if random.u32(..3) == 0 {
-        volume.plan(Event::PowerLoss, operation, nth);
+        volume.plan(Event::PowerLoss(Extent::Any), operation, nth);
         Bridge::spawn(site.command())
     } else {
         let bridge = site.start();
         let callbacks = f64::from(random.u32(50..1_000));
         eventually("the round's callbacks are accepted", PATIENCE, || (bridge.accepted() >= callbacks).then_some(()));
-        volume.plan(Event::PowerLoss, operation, nth);
+        volume.plan(Event::PowerLoss(Extent::Any), operation, nth);
         bridge
     };
     eventually("the power goes", PATIENCE, || volume.has_come().then_some(()));
@@ -87,7 +96,8 @@ fn whatever_was_answered_is_published_after_any_number_of_losses_of_power() {
     site.listen(port);
     let mut load = Load::start(port, &site.file("load.log"));
 
-    let mut lost = Lost::default();
+    let lost = lose_all_that_is_unsynced(&site, &mut volume);
+    assert!(lost.sectors > 0, "a frame or a checkpoint that was written is gone: {lost:?}");
     for stretch in ROUNDS {
         match stretch.kafka {
             Flow::Flows => kafka.cont(),
@@ -95,15 +105,13 @@ fn whatever_was_answered_is_published_after_any_number_of_losses_of_power() {
         }
         for _ in 0..stretch.losses {
             let bridge = without_power(&site, &volume, &mut random);
-            let this = volume.lose_power(bridge);
-            lost = Lost { sectors: lost.sectors + this.sectors, names: lost.names + this.names };
+            volume.lose_power(bridge);
         }
     }
 
     let bridge = site.start();
     load.end();
     bridge.settled(Duration::from_mins(2));
-    assert!(lost.sectors > 0 && lost.names > 0, "the losses cost the volume something: {lost:?}");
     load.is_published(&kafka, &prefix);
     bridge.stop();
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use fuser::BackgroundSession;
 use rustix::process::Signal;
 
-pub(crate) use medium::Lost;
+pub(crate) use medium::{Extent, Lost};
 pub(crate) use power::{Event, Operation};
 
 use super::bridge::Bridge;

@@ -45,6 +45,15 @@ struct File {
     dirty: BTreeSet<usize>,
 }
 
+/// What of the unsynced a loss of power takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// All of it.
+    All,
+    /// What the seed decides: all, nothing, or a mix.
+    Any,
+}
+
 #[derive(Clone, Debug)]
 enum Change {
     Made { name: Name, node: Node },
@@ -145,7 +154,8 @@ impl Medium {
         file.shown[offset..end].copy_from_slice(bytes);
         file.dirty.extend(offset / SECTOR..end.div_ceil(SECTOR));
         if self.random.u32(..WRITE_BACK_ONE_IN) == 0 {
-            let early: Vec<usize> = file.dirty.iter().copied().filter(|_| self.random.bool()).collect();
+            // Never all of them: a file that was written to and not synced has something to lose.
+            let early: Vec<usize> = file.dirty.iter().copied().skip(1).filter(|_| self.random.bool()).collect();
             for sector in early {
                 file.write_back(sector);
             }
@@ -185,13 +195,17 @@ impl Medium {
     }
 
     /// What is shown from now on is what is left.
-    pub(super) fn lose_power(&mut self) -> Lost {
+    pub(super) fn lose_power(&mut self, extent: Extent) -> Lost {
         let mut lost = Lost::default();
-        // All, nothing, or a mix: each is seen often enough.
-        let kept = [0.0, 0.1, 0.5, 0.9, 1.0][self.random.usize(..5)];
         let changes = std::mem::take(&mut self.changes);
-        // A journaling file system keeps the first of them, POSIX any.
-        let first_ones = self.random.bool().then(|| self.random.usize(..=changes.len()));
+        let (kept, first_ones) = match extent {
+            Extent::All => (0.0, None),
+            Extent::Any => {
+                // A journaling file system keeps the first changes of names, POSIX any.
+                let first_ones = self.random.bool().then(|| self.random.usize(..=changes.len()));
+                ([0.0, 0.1, 0.5, 0.9, 1.0][self.random.usize(..5)], first_ones)
+            }
+        };
         for (index, change) in changes.iter().enumerate() {
             if first_ones.map_or_else(|| self.random.f64() < kept, |first| index < first) {
                 change.apply(&mut self.synced);
@@ -316,7 +330,7 @@ mod tests {
             medium.sync_folder(ROOT);
             medium.write(file, SECTOR, &[2; SECTOR]).unwrap();
             medium.make_file(ROOT, OsStr::new("b"));
-            medium.lose_power();
+            medium.lose_power(Extent::Any);
             assert_eq!(medium.find(ROOT, OsStr::new("a")), Some(file), "seed {seed}");
             let left = medium.read(file, 0, 4 * SECTOR).unwrap();
             assert_eq!((left.len(), &left[..SECTOR], &left[2 * SECTOR..]), (3 * SECTOR, &[1; SECTOR][..], &[1; SECTOR][..]), "seed {seed}");
@@ -338,7 +352,7 @@ mod tests {
             medium.write(file, 0, &[2; 2 * SECTOR]).unwrap();
             medium.rename(file, (ROOT, OsStr::new("a")), (ROOT, OsStr::new("b")));
             medium.make_file(ROOT, OsStr::new("c"));
-            medium.lose_power();
+            medium.lose_power(Extent::Any);
             let left = medium.read(file, 0, 2 * SECTOR).unwrap();
             seen.insert((left[0], left[SECTOR]));
             found.insert(names(&medium).concat());
@@ -359,7 +373,7 @@ mod tests {
             let within = medium.make_file(folder, OsStr::new("within"));
             medium.sync_file(within);
             medium.sync_folder(folder);
-            medium.lose_power();
+            medium.lose_power(Extent::Any);
             match medium.find(ROOT, OsStr::new("file")) {
                 Some(found) => assert_eq!(medium.read(found, 0, 9), Some(&b"whole"[..]), "seed {seed}"),
                 None => gone[0] += 1,
@@ -384,7 +398,7 @@ mod tests {
         medium.fail_sync(file);
         medium.sync_file(file);
         assert_eq!(medium.read(file, 0, SECTOR), Some(&[2; SECTOR][..]));
-        medium.lose_power();
+        medium.lose_power(Extent::Any);
         assert_eq!(medium.read(file, 0, SECTOR), Some(&[1; SECTOR][..]));
     }
 }

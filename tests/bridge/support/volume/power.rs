@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fuser::Errno;
 
-use super::medium::{Lost, Medium};
+use super::medium::{Extent, Lost, Medium};
 
 /// How long a call hangs without power, where a test forgets to end who waits for it.
 const HANG_MAX: Duration = Duration::from_secs(30);
@@ -26,8 +26,8 @@ pub(crate) enum Operation {
 /// What can befall a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// The power goes, before the operation.
-    PowerLoss,
+    /// The power goes, before the operation, and takes so much along.
+    PowerLoss(Extent),
     /// The operation fails with `EIO`, once. A write changes nothing then; what a sync has not written is never written.
     Error,
 }
@@ -78,7 +78,7 @@ impl Power {
     pub(super) fn cut(&self) -> Lost {
         let mut state = self.lock();
         state.plan = None;
-        state.cut();
+        state.cut(Extent::Any);
         state.lost
     }
 
@@ -110,8 +110,8 @@ impl Power {
                 fail(&mut state.medium);
                 Err(Errno::EIO)
             }
-            Some(Event::PowerLoss) => {
-                state.cut();
+            Some(Event::PowerLoss(extent)) => {
+                state.cut(extent);
                 self.powered(state).and_then(|mut state| act(&mut state.medium))
             }
         }
@@ -126,10 +126,10 @@ impl Power {
 }
 
 impl State {
-    fn cut(&mut self) {
+    fn cut(&mut self, extent: Extent) {
         if self.stage == Stage::On {
             self.stage = Stage::Gone;
-            self.lost = self.medium.lose_power();
+            self.lost = self.medium.lose_power(extent);
         }
     }
 
