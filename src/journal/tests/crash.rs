@@ -53,7 +53,7 @@ mod setting;
 mod sim;
 
 /// Crashes that the test makes, unless the environment asks for more.
-const CRASHES: u64 = 300_000;
+const CRASHES: u64 = 200_000;
 
 /// The name of the test, in the command that replays a failure.
 const TEST: &str = "journal::tests::crash::what_was_answered_survives_every_crash";
