@@ -28,21 +28,26 @@ pub(crate) enum Kafka {
     Real(String),
 }
 
-/// What is known of a running bridge. Its folder goes with it.
+impl Kafka {
+    pub(crate) fn bootstrap_servers(&self) -> &str {
+        match self {
+            Self::Embedded(servers) | Self::Real(servers) => servers,
+        }
+    }
+}
+
+/// Where a running bridge tells of itself. Its folder goes with it.
 pub(crate) struct Bridge {
     /// Where callbacks go.
     pub(crate) address: SocketAddr,
     admin: SocketAddr,
-    _dir: tempfile::TempDir,
+    _dir: Option<tempfile::TempDir>,
 }
 
 impl Bridge {
     /// Starts the bridge, and waits until it is ready.
     pub(crate) fn start(program: &Path, dir: &Path, kafka: &Kafka, delivery: &str) -> Result<(Self, Server), Box<dyn Error>> {
-        let (bootstrap_servers, create) = match kafka {
-            Kafka::Embedded(servers) => (servers, false),
-            Kafka::Real(servers) => (servers, true),
-        };
+        let (bootstrap_servers, create) = (kafka.bootstrap_servers(), matches!(kafka, Kafka::Real(_)));
         let dir = tempfile::Builder::new().prefix("bench-").tempdir_in(dir)?;
         let mut ports = PORTS;
         let (address, admin) = (free(&mut ports)?, free(&mut ports)?);
@@ -56,7 +61,7 @@ impl Bridge {
         );
         std::fs::write(&config, text)?;
         let mut server = Server::spawn(Command::new(program).arg("serve").arg("--config").arg(&config))?;
-        let bridge = Self { address, admin, _dir: dir };
+        let bridge = Self { address, admin, _dir: Some(dir) };
         bridge.wait_for("ready", || {
             if !server.runs()? {
                 return Err("the bridge ended at its start".into());
@@ -64,6 +69,11 @@ impl Bridge {
             Ok(bridge.get("/readyz").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200")))
         })?;
         Ok((bridge, server))
+    }
+
+    /// One that does both on one address, and keeps its folder itself.
+    pub(crate) const fn at(address: SocketAddr) -> Self {
+        Self { address, admin: address, _dir: None }
     }
 
     /// Waits until Kafka has all that the bridge has taken.

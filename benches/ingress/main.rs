@@ -1,4 +1,5 @@
-//! What a callback costs: the real bridge beside a bare hyper server that answers the same bytes without doing anything.
+//! What a callback costs: the real bridge beside a bare hyper server that answers the same bytes without doing anything, and beside a naive receiver that
+//! does the same work without the bridge's promises.
 //!
 //! Each server is a process of its own, and so is the embedded Kafka that the bridge publishes to, so that the processor time of each can be told apart; this process
 //! sends the load. Rounds are interleaved, so that what else the machine does falls on both. `docs/benchmarks.md` says how to run it and how to read it.
@@ -6,6 +7,7 @@
 mod bare;
 mod bridge;
 mod kafka;
+mod naive;
 mod process;
 mod table;
 
@@ -35,7 +37,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// The app that the callbacks are of.
 const APP: u64 = 1_400_000_000;
 
-/// What a callback costs the bridge, beside a bare hyper server.
+/// What a callback costs the bridge, beside a bare hyper server and a naive receiver.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// How many connections are kept open, one run of rounds each.
@@ -82,6 +84,8 @@ struct Arguments {
 enum Kind {
     /// The bare hyper server.
     Bare,
+    /// The naive receiver.
+    Naive,
     /// The bridge, as it delivers by default: at least once.
     Bridge,
     /// The bridge with `kafka.delivery = "exactly-once"`.
@@ -92,6 +96,7 @@ enum Kind {
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Role {
     Bare,
+    Naive,
     Kafka,
 }
 
@@ -99,6 +104,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.role {
         Some(Role::Bare) => bare::serve(),
+        Some(Role::Naive) => naive::serve(arguments.kafka.as_deref().unwrap_or_default(), &arguments.dir),
         Some(Role::Kafka) => kafka::serve(),
         None if arguments.bench => run(&arguments),
         None => Ok(()),
@@ -120,18 +126,27 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let wanted = |kind| arguments.only.map_or(kind != Kind::ExactlyOnce || arguments.kafka.is_some(), |only| only == kind);
     let mut servers: BTreeMap<Kind, Measured> = BTreeMap::new();
     if wanted(Kind::Bare) {
-        let server = Server::spawn_role("bare")?;
+        let server = Server::spawn_role("bare", &[])?;
         let address = server.line.parse()?;
         servers.insert(Kind::Bare, Measured { server, address, bridge: None, _kafka: None });
     }
-    for kind in [Kind::Bridge, Kind::ExactlyOnce].into_iter().filter(|kind| wanted(*kind)) {
+    for kind in [Kind::Naive, Kind::Bridge, Kind::ExactlyOnce].into_iter().filter(|kind| wanted(*kind)) {
         let (embedded, kafka) = if let Some(servers) = &arguments.kafka {
             (None, Kafka::Real(servers.clone()))
         } else {
-            let server = Server::spawn_role("kafka")?;
+            let server = Server::spawn_role("kafka", &[])?;
             let servers = server.line.clone();
             (Some(server), Kafka::Embedded(servers))
         };
+        if kind == Kind::Naive {
+            let server = Server::spawn_role(
+                "naive",
+                &["--kafka".as_ref(), kafka.bootstrap_servers().as_ref(), "--dir".as_ref(), arguments.dir.as_ref()],
+            )?;
+            let address = server.line.parse()?;
+            servers.insert(kind, Measured { server, address, bridge: Some(Bridge::at(address)), _kafka: embedded });
+            continue;
+        }
         let delivery = if kind == Kind::ExactlyOnce { "exactly-once" } else { "at-least-once" };
         let (bridge, server) = Bridge::start(&arguments.program, &arguments.dir, &kafka, delivery)?;
         servers.insert(kind, Measured { server, address: bridge.address, bridge: Some(bridge), _kafka: embedded });

@@ -1,6 +1,7 @@
 //! Processes of a run: started, asked what they used, and ended.
 
 use std::error::Error;
+use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -23,9 +24,10 @@ pub(crate) struct Server {
 
 impl Server {
     /// Starts this very program in another role, and waits for its first line.
-    pub(crate) fn spawn_role(role: &str) -> Result<Self, Box<dyn Error>> {
+    pub(crate) fn spawn_role(role: &str, arguments: &[&OsStr]) -> Result<Self, Box<dyn Error>> {
         let program = std::env::current_exe()?;
-        let mut child = Command::new(program).args(["--role", role]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut child =
+            Command::new(program).args(["--role", role]).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let output = child.stdout.take().ok_or("it has no standard output")?;
         let mut server = Self { child, line: String::new() };
         BufReader::new(output).read_line(&mut server.line)?;

@@ -87,8 +87,19 @@ impl Kind {
     const fn name(self) -> &'static str {
         match self {
             Self::Bare => "bare",
+            Self::Naive => "naive",
             Self::Bridge => "bridge",
             Self::ExactlyOnce => "exactly-once",
+        }
+    }
+
+    /// What it is read beside, and the name of that row.
+    const fn beside(self) -> &'static [(Self, &'static str)] {
+        match self {
+            Self::Bare => &[],
+            Self::Naive => &[(Self::Bare, "naive/bare")],
+            Self::Bridge => &[(Self::Bare, "bridge/bare"), (Self::Naive, "bridge/naive")],
+            Self::ExactlyOnce => &[(Self::Bridge, "once/bridge")],
         }
     }
 }
@@ -128,14 +139,10 @@ impl fmt::Display for Table {
                 write!(out, "  {figure:>15.2}")?;
             }
             writeln!(out, "  {:>6}", medians.failed)?;
-            let (beside, name) = match kind {
-                Kind::Bare => continue,
-                Kind::Bridge => (Kind::Bare, "bridge/bare"),
-                Kind::ExactlyOnce => (Kind::Bridge, "once/bridge"),
-            };
-            if let Some(beside) = self.0.get(&(*connections, beside)) {
+            for (beside, name) in kind.beside() {
+                let Some(of_beside) = self.0.get(&(*connections, *beside)) else { continue };
                 write!(out, "{connections:>11}  {name:<12}")?;
-                for (figure, of_beside) in medians.figures.iter().zip(beside.figures) {
+                for (figure, of_beside) in medians.figures.iter().zip(of_beside.figures) {
                     // The bare server delivers nothing.
                     let ratio = if of_beside > 0.0 { format!("{:.2}", figure / of_beside) } else { "-".to_owned() };
                     write!(out, "  {ratio:>15}")?;
