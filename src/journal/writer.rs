@@ -59,12 +59,14 @@ pub(super) struct Writer {
     earliest: Instant,
     batch: Vec<Waiting>,
     answers: Answers,
+    /// A salt that no use of a segment has had.
+    pub(super) salt: fn() -> Salt,
 }
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, active: Option<Active>, number: u64) -> Self {
         let next = shared.durable.end();
-        Self { shared, active, number, next, earliest: Instant::now(), batch: Vec::new(), answers: Answers::default() }
+        Self { shared, active, number, next, earliest: Instant::now(), batch: Vec::new(), answers: Answers::default(), salt: random_salt }
     }
 
     /// Until the queue is closed and empty, or a write or a sync fails.
@@ -162,7 +164,7 @@ impl Writer {
     fn begin(&self, spare: Spare) -> Result<Segment, Error> {
         let shared = &self.shared;
         let header =
-            Header { journal: shared.identity, number: self.number, first: self.next, salt: random_salt(), created: shared.clock.now() };
+            Header { journal: shared.identity, number: self.number, first: self.next, salt: (self.salt)(), created: shared.clock.now() };
         write_all_at(spare.file.as_ref(), &header.encode(), 0).context("write to", &spare.path)?;
         spare.file.sync_data().context("sync", &spare.path)?;
         let dir = &shared.config.dir;

@@ -223,6 +223,11 @@ fn positions_that_run_ahead_are_found_out() {
     must_find(Plan { mistake: Mistake::PositionsOfSent, ..Plan::default() });
 }
 
+#[test]
+fn a_salt_that_is_used_again_is_found_out() {
+    must_find(Plan { mistake: Mistake::StaleSalt, ..Plan::default() });
+}
+
 fn must_find(plan: Plan) {
     match explore(plan, FIND_WITHIN, &Arc::default()) {
         Ok(crashes) => panic!("{plan:?} was not found out by {crashes} crashes"),

@@ -75,6 +75,8 @@ pub(super) enum Mistake {
     None,
     /// Positions count what was handed to the broker as published.
     PositionsOfSent,
+    /// Every use of a segment has the same salt.
+    StaleSalt,
 }
 
 /// The parts of one open journal, and those who use it.
@@ -91,9 +93,12 @@ pub(super) struct Crew {
 const IN_FLIGHT_MAX: usize = 6;
 
 impl Crew {
-    pub(super) fn new(shared: Arc<Shared>, writer: Writer, keeper: Keeper, positions: Positions, mistake: Mistake) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, mut writer: Writer, keeper: Keeper, positions: Positions, mistake: Mistake) -> Self {
         let (lane, _) = shared.queue.add_lane();
         let reader = Reader::new(Arc::clone(&shared), positions.lowest());
+        if mistake == Mistake::StaleSalt {
+            writer.salt = || Salt(1);
+        }
         let forwarder = Forwarder { reader, start: positions, in_flight: VecDeque::new() };
         Self {
             shared,
