@@ -8,6 +8,11 @@ use rustix::io::Errno;
 
 use super::disk::Operation;
 
+/// Bytes of a small file system: from one with room for a segment or two to one with room for all that a journal of the model may have.
+const CAPACITY: Range<usize> = 16 * 1024..128 * 1024;
+
+const UNLIMITED: usize = usize::MAX / 2;
+
 /// What becomes of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
@@ -76,7 +81,7 @@ impl Faults {
             broken: None,
             broken_read: None,
             full: None,
-            capacity: usize::MAX / 2,
+            capacity: UNLIMITED,
             failed: false,
         }
     }
@@ -92,6 +97,7 @@ impl Faults {
                 let lack = [Lack::Descriptors, Lack::Space, Lack::Names][rng.usize(0..3)];
                 faults.full = Some((from..from + rng.u64(1..within), lack));
             }
+            6 => faults.capacity = rng.usize(CAPACITY),
             _ => {}
         }
         faults
@@ -99,7 +105,7 @@ impl Faults {
 
     /// From here on nothing fails.
     pub(super) fn end(&mut self) {
-        (self.choppy, self.broken, self.broken_read, self.full) = (false, None, None, None);
+        (self.choppy, self.broken, self.broken_read, self.full, self.capacity) = (false, None, None, None, UNLIMITED);
     }
 
     pub(super) fn rng(&mut self) -> &mut Rng {
