@@ -2,7 +2,8 @@
 //! to which it has its records.
 //!
 //! One thread owns all of it. What it promises:
-//! - A record leaves the journal only when a delivery report says that Kafka has its event or its dead letter. Nothing is skipped or dropped.
+//! - A record leaves the journal only when a delivery report (with exactly-once: the commit of its transaction) says that Kafka has its event or its dead
+//!   letter. Nothing is skipped or dropped.
 //! - Within a topic, records are sent in the order of the journal. A record that Kafka refuses for good leaves that order: it becomes a dead letter.
 //! - A topic that cannot take its records, or does not move, keeps no other waiting. Its records stay in the journal and are read a second time
 //!   once it takes them again; several such topics share one second reading.

@@ -84,12 +84,12 @@
 //!
 //! # Proof
 //!
-//! `tests/crash.rs` runs all this on a simulated disk, in schedules that seeds decide, and crashes it before each operation that changes the disk, at least
-//! 100,000 times in every run of the tests: what was not synced is old, new or a mix by sectors of 512 bytes, and garbage where nothing was ever synced; names
+//! `journal/tests/crash.rs` runs all this on a simulated disk, in schedules that seeds decide, and crashes it before each operation that changes the disk, at least
+//! 200,000 times in every run of the tests: what was not synced is old, new or a mix by sectors of 512 bytes, and garbage where nothing was ever synced; names
 //! that were not synced are there or not. Processes are killed, too, with the page cache left behind; operations fail, syncs among them, after which reads
 //! see what the disk does not have; room and file descriptors run out; writes are short. After each start the invariants are checked from outside.
 //! What the model takes for granted: a sector is written whole or not at all, a synced one stays as it is, and a rename is one change. Bad
-//! sectors and flipped bits are the matter of `tests/recovering.rs`.
+//! sectors and flipped bits are the matter of `journal/tests/recovering.rs`.
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
