@@ -26,4 +26,5 @@ mod shutdown;
 mod soak;
 mod spine;
 mod support;
+mod tls;
 mod tokens;
