@@ -273,18 +273,33 @@ impl Folder {
             }
         }
         numbers.sort_by_key(|(number, _)| *number);
+        let mut before: Option<PathBuf> = None;
         for (number, entry) in numbers {
-            match self.read_header(number)? {
+            let found = self.read_header(number)?;
+            if matches!(found, Read::Good(..) | Read::Bad(_)) {
+                before = Some(self.dir.join(&entry.name));
+            }
+            match found {
                 Read::Good(header, bytes) => {
                     let segment =
                         SegmentView { file: entry.name, first: header.first, end: header.first, created: header.created, bytes, header };
                     view.push(segment, &self.dir)?;
                 }
                 Read::Bad(length) => view.headless.push(Entry { name: entry.name, length }),
-                // The oldest are freed, one after the other; whatever else is gone was read from a list that was old already.
-                Read::Gone if view.segments.is_empty() && view.headless.is_empty() => {}
-                Read::Gone if haste == Haste::No => return Ok(None),
-                Read::Gone => {}
+                Read::Gone => {
+                    let freed = match &before {
+                        Some(before) => !self.is_there(before)?,
+                        None => true,
+                    };
+                    if freed {
+                        // The oldest are freed, one after the other: those before it went first, however many were freed since they were read.
+                        view.segments.clear();
+                        view.headless.clear();
+                    } else if haste == Haste::No {
+                        // The list was old already when it was read.
+                        return Ok(None);
+                    }
+                }
             }
         }
         Ok(Some(view))
