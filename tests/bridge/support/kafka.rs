@@ -37,7 +37,7 @@ pub(crate) const BRIDGE: User = User { name: "bridge", password: "bridge-sesame"
 pub(crate) const STRANGER: User = User { name: "stranger", password: "stranger-sesame" };
 
 /// Every wait on the broker is over by then.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(3);
 
 /// A SCRAM user.
 #[derive(Clone, Copy, Debug)]

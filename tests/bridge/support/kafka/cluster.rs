@@ -30,8 +30,8 @@ const KEYSTORE: &str = "keystore.pem";
 const BROKER_HEAP: u32 = 256;
 const CONTROLLER_HEAP: u32 = 128;
 
-/// Every wait on a process is over by then.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// Every wait on a process is over by then: a broker of a busy machine takes a minute to start.
+const PATIENCE: Duration = Duration::from_mins(3);
 
 pub(super) struct Cluster {
     dir: PathBuf,
