@@ -22,6 +22,9 @@ pub(crate) use super::http::{Answer, Client, OK, attempt, exchange};
 /// The app that the tests' callbacks come for.
 pub(crate) const APP: &str = "1400000000";
 
+/// What a failed test shows of a bridge's log.
+const LAST_LINES: usize = 100;
+
 /// The program under test.
 pub(crate) fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_chat-bridge"));
@@ -271,6 +274,10 @@ impl Bridge {
 
 impl Drop for Bridge {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let lines = self.lines();
+            eprintln!("what the bridge said last:\n{}", lines[lines.len().saturating_sub(LAST_LINES)..].join("\n"));
+        }
         drop(self.child.kill());
         drop(self.child.wait());
     }
