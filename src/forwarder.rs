@@ -121,6 +121,8 @@ struct Forwarder {
     positions_at: Instant,
     /// As they were last handed over: what has not changed is not written again.
     positions_before: Option<Positions>,
+    /// The record that the live reading comes to next, and when it was received, as they were last looked up.
+    unread: Option<(Lsn, Option<Timestamp>)>,
     /// What exactly-once adds; `None` with at-least-once.
     exactly_once: Option<ExactlyOnce>,
 }
@@ -176,6 +178,7 @@ impl Forwarder {
             moved_at: now,
             positions_at: now,
             positions_before: None,
+            unread: None,
             metrics: Counters::new(metrics, journal_metrics, &routing),
             config,
             journal,
@@ -228,7 +231,7 @@ impl Forwarder {
                 moved |= self.read_second(now)?;
                 moved |= self.read_live(now)?;
             }
-            self.hand_over_positions(now);
+            self.hand_over_positions(now)?;
             if order >= Order::Drain && self.may_end(order, *drain_since.get_or_insert(now), now) {
                 break;
             }
@@ -353,24 +356,42 @@ impl Forwarder {
         ledger.checkpoint(scanned, behind.into_iter().map(|(stream, lsn)| (stream, Lsn::new(lsn))).collect())
     }
 
-    fn hand_over_positions(&mut self, now: Instant) {
+    fn hand_over_positions(&mut self, now: Instant) -> Result<(), Error> {
         if now.duration_since(self.positions_at) < POSITIONS_EVERY {
-            return;
+            return Ok(());
         }
         self.positions_at = now;
         let oldest = self.lanes.iter().filter_map(Lane::oldest).chain(self.live_held.as_ref().map(|held| held.received)).min();
+        let oldest = if oldest.is_none() && !self.takes_records() { self.oldest_unread()? } else { oldest };
         #[expect(clippy::cast_precision_loss, clippy::as_conversions, reason = "microseconds since 1970 fit 52 bits for centuries")]
         let seconds = oldest.map_or(0.0, |oldest| oldest.micros() as f64 / 1e6);
         self.metrics.journal.oldest_unpublished_timestamp_seconds.set(seconds);
         if self.exactly_once.is_some() {
             // Only a commit moves them.
-            return;
+            return Ok(());
         }
         let positions = self.positions();
         if self.positions_before.as_ref() != Some(&positions) {
             self.journal.set_positions(positions.clone());
             self.positions_before = Some(positions);
         }
+        Ok(())
+    }
+
+    /// When the next record of the live reading was received, as far as that can be read: what waits for a producer has an age too.
+    fn oldest_unread(&mut self) -> Result<Option<Timestamp>, Error> {
+        let lsn = self.live.position();
+        if lsn >= self.journal.durable_end() {
+            return Ok(None);
+        }
+        if let Some((known, received)) = self.unread
+            && known == lsn
+        {
+            return Ok(received);
+        }
+        let received = received_of(&self.journal, lsn)?;
+        self.unread = Some((lsn, received));
+        Ok(received)
     }
 
     fn dead_letter_topic(&self) -> TopicId {

@@ -1,5 +1,7 @@
 //! Exactly-once where something is wrong around the transactions: a topic that stands, positions that are another journal's, an earlier run that published without them.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use crate::exactly_once::{copy_folder, exit, make_all_but, notes, numbers, published, site, site_with_rights};
 use crate::support::bridge::{Bridge, Delivery, INSTANCE, PATIENCE, POSITIONS, Site, group_full, prefix};
 use crate::support::kafka::{self, BRIDGE, BROKERS, Kafka};
@@ -147,6 +149,23 @@ fn what_a_run_without_transactions_may_have_published_is_counted() {
     send(&bridge, 10..15);
     bridge.settled(PATIENCE);
     assert_eq!((repetitions(&kafka, &prefix), republished(&bridge)), (10, 10.0), "{}", bridge.log());
+    bridge.stop();
+}
+
+#[test]
+fn what_waits_for_a_first_transaction_has_an_age() {
+    let prefix = prefix("onceage");
+    let site = Site::new("", &prefix, "");
+    let oldest = |bridge: &Bridge| bridge.metric("chat_bridge_journal_oldest_unpublished_timestamp_seconds");
+    let before = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    let bridge = keeping(&site, &prefix, 0..1);
+    let age = |bridge: &Bridge| eventually("its age shows", PATIENCE, || Some(oldest(bridge)).filter(|oldest| *oldest > 0.0));
+    let first = age(&bridge);
+    assert!(first > before - 1.0, "{first} {before}");
+    send(&bridge, 1..2);
+    bridge.kill();
+    let bridge = site.start();
+    assert_eq!(age(&bridge), first, "the oldest");
     bridge.stop();
 }
 
