@@ -27,3 +27,4 @@ mod soak;
 mod spine;
 mod support;
 mod tokens;
+mod transactions;

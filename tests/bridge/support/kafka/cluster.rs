@@ -108,6 +108,12 @@ impl Cluster {
         &self.network
     }
 
+    /// Where clients of the network find a broker.
+    pub(super) fn proxied_port(&self, id: i32) -> u16 {
+        let index = BROKERS.iter().position(|known| *known == id).unwrap();
+        self.ports[index].proxied
+    }
+
     /// Who has signed the brokers' certificates.
     pub(super) const fn authority(&self) -> &Authority {
         &self.authority
