@@ -333,7 +333,7 @@ impl Keeper {
 
     /// One step towards a spare.
     fn prepare(&mut self, now: Instant, pace: Pace) -> Result<(), Error> {
-        let blocked = match self.prepare_step(pace) {
+        let blocked = match self.prepare_step(now, pace) {
             Ok(blocked) => blocked,
             Err(error) if error.is_no_space() => {
                 self.drop_preparing()?;
@@ -352,11 +352,9 @@ impl Keeper {
         Ok(())
     }
 
-    fn prepare_step(&mut self, pace: Pace) -> Result<Option<FullReason>, Error> {
+    fn prepare_step(&mut self, now: Instant, pace: Pace) -> Result<Option<FullReason>, Error> {
         if self.checkpoint.is_none() {
-            let content = self.content(CleanStop::No);
-            self.checkpoint = Some(Checkpoint::create(&self.shared.storage, &self.shared.config.dir, &content)?);
-            self.written = Some(content);
+            self.create_checkpoint(now)?;
             return Ok(None);
         }
         let length = self.shared.config.segment_length();
@@ -383,6 +381,18 @@ impl Keeper {
         }
         self.offer(length)?;
         Ok(None)
+    }
+
+    /// There is room for it by now. What it calls published may go at once: positions that do not move any more are not written again.
+    fn create_checkpoint(&mut self, now: Instant) -> Result<(), Error> {
+        let content = self.content(CleanStop::No);
+        self.checkpoint = Some(Checkpoint::create(&self.shared.storage, &self.shared.config.dir, &content)?);
+        let lowest = content.positions.lowest();
+        (self.written_lowest, self.synced_lowest) = (lowest, lowest);
+        (self.written_at, self.synced_at) = (Some(now), Some(now));
+        self.written = Some(content);
+        self.note_published();
+        Ok(())
     }
 
     /// Gives the finished file its name. Until that is durable the file stays in the making, so that it is not forgotten where there is no room.
