@@ -13,9 +13,9 @@ use crate::support::kafka::{self, BRIDGE, Kafka};
 use crate::support::{eventually, free_port};
 
 const FULL: &str = "Group.CallbackAfterGroupFull";
-const EXIT: &str = "Group.CallbackAfterMemberExit";
+pub(crate) const EXIT: &str = "Group.CallbackAfterMemberExit";
 
-const KINDS: [&str; 5] = ["group-disband", "member-exit", "group-full", "unrecognized", "dead-letter"];
+pub(crate) const KINDS: [&str; 5] = ["group-disband", "member-exit", "group-full", "unrecognized", "dead-letter"];
 
 /// Times that the bridge is killed.
 const ROUNDS: u32 = 50;
@@ -23,7 +23,7 @@ const ROUNDS: u32 = 50;
 /// The number of every test's bridge.
 const INSTANCE: &str = "7";
 
-fn exactly_once(prefix: &str, settings: &str) -> String {
+pub(crate) fn exactly_once(prefix: &str, settings: &str) -> String {
     // As many partitions as the test's instance needs.
     format!(
         "kafka.delivery = \"exactly-once\"\nkafka.positions_topic = \"{prefix}positions\"\n\
@@ -36,14 +36,14 @@ fn site(kafka: &Kafka, prefix: &str, settings: &str) -> Site {
     Site::new(&kafka.bootstrap_servers(), prefix, &exactly_once(prefix, settings))
 }
 
-fn make_all_but(kafka: &Kafka, prefix: &str, missing: &str) {
+pub(crate) fn make_all_but(kafka: &Kafka, prefix: &str, missing: &str) {
     for kind in KINDS.iter().filter(|kind| **kind != missing) {
         kafka.create_topic(&format!("{prefix}{kind}"), 3, &[]);
     }
     kafka.create_topic(&format!("{prefix}positions"), 8, &[("cleanup.policy", "compact")]);
 }
 
-fn exit(group: &str, note: &str) -> String {
+pub(crate) fn exit(group: &str, note: &str) -> String {
     format!(
         r#"{{"CallbackCommand":"{EXIT}","GroupId":"{group}","Type":"Public","ExitType":"Quit","Operator_Account":"{note}","ExitMemberList":[],"EventTime":1}}"#
     )
