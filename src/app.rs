@@ -345,7 +345,7 @@ fn tell(report: &RecoveryReport) {
         tracing::error!(from = from.get(), to = to.get(), "records of the journal are lost");
     }
     if let Some(before) = &report.identity_before {
-        tracing::error!(before = %before, "a position lay beyond the journal's end: the journal has a new identity");
+        tracing::error!(before = %before, "the journal's log has lost its end: the journal has a new identity");
     }
     if report.checkpoint_lost {
         tracing::error!("the journal's checkpoint is lost: reading begins at the oldest segment, and records may be published once more");
