@@ -13,7 +13,8 @@ use crate::kafka::{self, Connection};
 use crate::metrics::{Completion, Metrics};
 use crate::routing::Routing;
 
-use super::{Error, Signals, Way};
+use super::bridge::Signals;
+use super::{Error, Way};
 
 /// How often it looks how far the forwarder is.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
