@@ -35,6 +35,7 @@ use std::time::{Duration, Instant};
 
 use crate::callback::Callback;
 use crate::clock::{Clock, Timestamp};
+use crate::durable_file;
 use crate::journal::{Item, Journal, Lsn, Positions, Reader, Start};
 use crate::kafka::{self, Producer, Report, Reports};
 use crate::log;
@@ -140,6 +141,7 @@ impl Forwarder {
     fn new(parts: Parts, shared: Arc<Shared>) -> Result<Self, Error> {
         let Parts { config, journal, positions, start, end, routing, kafka, status, kafka_metrics, metrics, journal_metrics, clock } =
             parts;
+        durable_file::remove_all_unfinished(&config.oversized_dir);
         let now = Instant::now();
         let part = |whole: u64| (usize::try_from(whole).unwrap_or(usize::MAX) / QUEUE_SHARES).max(1);
         let share = Share { records: part(kafka.queue_max_messages()), bytes: part(kafka.queue_max_bytes()) };

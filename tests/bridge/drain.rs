@@ -322,3 +322,21 @@ fn a_stop_of_a_drained_bridge_waits_for_no_lame_duck() {
     eventually("it is empty", PATIENCE, || (!order(&bridge, "GET")["empty_since"].is_null()).then_some(()));
     bridge.stop();
 }
+
+#[test]
+fn a_start_removes_what_a_crash_has_left_unfinished_beside_the_journal() {
+    let site = site(&nowhere(), "unfinished.", "");
+    site.start().kill();
+    let oversized = site.journal().join("oversized");
+    fs::create_dir(&oversized).unwrap();
+    let unfinished = [site.journal().join("drain.partial"), oversized.join("one.partial")];
+    let kept = oversized.join("two");
+    for path in unfinished.iter().chain([&kept]) {
+        fs::write(path, "x").unwrap();
+    }
+    let bridge = site.start();
+    eventually("they are gone", PATIENCE, || unfinished.iter().all(|path| !path.exists()).then_some(()));
+    assert!(kept.exists());
+    serves(&bridge);
+    bridge.stop();
+}

@@ -13,9 +13,9 @@ use crate::support::kafka::{self, BRIDGE, Kafka};
 use crate::support::{eventually, free_port};
 
 const FULL: &str = "Group.CallbackAfterGroupFull";
-const EXIT: &str = "Group.CallbackAfterMemberExit";
+pub(crate) const EXIT: &str = "Group.CallbackAfterMemberExit";
 
-const KINDS: [&str; 5] = ["group-disband", "member-exit", "group-full", "unrecognized", "dead-letter"];
+pub(crate) const KINDS: [&str; 5] = ["group-disband", "member-exit", "group-full", "unrecognized", "dead-letter"];
 
 /// Times that the bridge is killed.
 const ROUNDS: u32 = 50;

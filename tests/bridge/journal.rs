@@ -1,5 +1,8 @@
 //! The operator's tools: what they say of a folder, beside a bridge and without one, and what they publish.
 
+mod drain;
+mod replay;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -23,6 +26,13 @@ struct Run {
     stderr: String,
 }
 
+impl From<Output> for Run {
+    fn from(Output { status, stdout, stderr }: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Self { code: status.code().unwrap(), stdout: text(stdout), stderr: text(stderr) }
+    }
+}
+
 impl Run {
     fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
@@ -41,10 +51,7 @@ impl Run {
 
 /// Runs `journal` with these arguments on this site's folder.
 fn journal(site: &Site, arguments: &[&str]) -> Run {
-    let done = program().arg("journal").args(arguments).arg("--config").arg(site.config()).output().unwrap();
-    let Output { status, stdout, stderr } = done;
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    Run { code: status.code().unwrap(), stdout: text(stdout), stderr: text(stderr) }
+    program().arg("journal").args(arguments).arg("--config").arg(site.config()).output().unwrap().into()
 }
 
 fn nowhere() -> String {

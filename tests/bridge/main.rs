@@ -18,6 +18,7 @@ mod journal;
 mod kafka_client;
 mod kill;
 mod network;
+mod pages;
 mod power;
 mod recreation;
 mod restored;

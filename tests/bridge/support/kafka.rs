@@ -279,7 +279,16 @@ impl Kafka {
         for (name, value) in settings {
             new = new.set(name, value);
         }
-        let made = block_on(self.admin().create_topics([&new], &options())).unwrap();
+        self.create(topic, partitions, &new);
+    }
+
+    /// The same with one partition, on this broker.
+    pub(crate) fn create_topic_on(&self, topic: &str, broker: i32) {
+        self.create(topic, 1, &NewTopic::new(topic, 1, TopicReplication::Variable(&[&[broker]])));
+    }
+
+    fn create(&self, topic: &str, partitions: i32, new: &NewTopic<'_>) {
+        let made = block_on(self.admin().create_topics([new], &options())).unwrap();
         assert_eq!(made, [Ok(topic.to_owned())]);
         eventually("the new topic is known", PATIENCE, || {
             let metadata = self.consumer().fetch_metadata(Some(topic), PATIENCE).unwrap();
