@@ -324,32 +324,6 @@ fn a_replay_shows_its_plan_and_publishes_the_same_ids_again() {
 }
 
 #[test]
-fn what_is_not_published_yet_is_not_replayed_and_what_is_too_large_is_told() {
-    let site = unpublished(&prefix("not-yet"));
-    let run = journal(&site, &["replay", "--yes", "--format", "json"]).good();
-    let plan = run.json();
-    assert_eq!((&plan["plan"]["topics"], &plan["plan"]["left_out"]["unpublished"]), (&json!({}), &json!(50)), "{plan}");
-    assert_eq!(plan["sent"], Value::Null);
-
-    let kafka = kafka::shared();
-    let prefix = prefix("too-large");
-    let (site, bridge) = published(&kafka, &prefix);
-    // No compression makes it smaller.
-    let digits: String = (0..4000).map(|_| char::from_digit(fastrand::u32(..16), 16).unwrap()).collect();
-    bridge.accept(OTHER, &format!(r#"{{"CallbackCommand":"{OTHER}","GroupId":"two","Text":"{digits}"}}"#));
-    is_told_to_be_published(&site, 8);
-    let small = format!("{prefix}small");
-    kafka.create_topic(&small, 1, &[("max.message.bytes", "2000")]);
-    let run = journal(&site, &["replay", "--topic", &small, "--yes", "--format", "json"]);
-    let sent = &run.json()["sent"];
-    assert_eq!((run.code, &sent["republished"], &sent["stopped"]), (69, &json!(5), &Value::Null), "{run:?}");
-    let [refused] = sent["refused"].as_array().unwrap().as_slice() else { panic!("{run:?}") };
-    assert_eq!((&refused["lsn"], &refused["topic"]), (&json!(7), &json!(small)), "{run:?}");
-    assert_eq!(kafka.read(&small).len(), 5);
-    bridge.stop();
-}
-
-#[test]
 fn what_a_killed_bridge_has_left_is_drained_and_all_of_it_arrives() {
     let kafka = kafka::shared();
     let prefix = prefix("drained");

@@ -1,10 +1,10 @@
-//! What `journal replay` publishes where Kafka stands, refuses, or serves a bridge that delivers exactly once.
+//! What `journal replay` publishes, and leaves out, where Kafka stands, refuses, or serves a bridge that delivers exactly once.
 
 use std::fs;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{FULL, Run, is_told_to_be_published, journal};
+use super::{FULL, OTHER, Run, is_told_to_be_published, journal, unpublished};
 use crate::exactly_once::{EXIT, KINDS, exactly_once, exit};
 use crate::support::bridge::{PATIENCE, Site, group_full, prefix};
 use crate::support::kafka::{self, BRIDGE, BROKERS, Kafka};
@@ -113,4 +113,30 @@ fn a_replay_that_may_not_write_to_a_topic_counts_all_that_it_has_published() {
     let resumed = replay(&site, &["--from-lsn", "1"]).good().json();
     assert_eq!(resumed["sent"]["republished"], json!(600), "{resumed}");
     assert_eq!(records(&kafka, &exits), 1);
+}
+
+#[test]
+fn what_is_not_published_yet_is_not_replayed_and_what_is_too_large_is_told() {
+    let site = unpublished(&prefix("not-yet"));
+    let run = journal(&site, &["replay", "--yes", "--format", "json"]).good();
+    let plan = run.json();
+    assert_eq!((&plan["plan"]["topics"], &plan["plan"]["left_out"]["unpublished"]), (&json!({}), &json!(50)), "{plan}");
+    assert_eq!(plan["sent"], Value::Null);
+
+    let kafka = kafka::shared();
+    let prefix = prefix("too-large");
+    let (site, bridge) = super::published(&kafka, &prefix);
+    // No compression makes it smaller.
+    let digits: String = (0..4000).map(|_| char::from_digit(fastrand::u32(..16), 16).unwrap()).collect();
+    bridge.accept(OTHER, &format!(r#"{{"CallbackCommand":"{OTHER}","GroupId":"two","Text":"{digits}"}}"#));
+    is_told_to_be_published(&site, 8);
+    let small = format!("{prefix}small");
+    kafka.create_topic(&small, 1, &[("max.message.bytes", "2000")]);
+    let run = journal(&site, &["replay", "--topic", &small, "--yes", "--format", "json"]);
+    let sent = &run.json()["sent"];
+    assert_eq!((run.code, &sent["republished"], &sent["stopped"]), (69, &json!(5), &Value::Null), "{run:?}");
+    let [refused] = sent["refused"].as_array().unwrap().as_slice() else { panic!("{run:?}") };
+    assert_eq!((&refused["lsn"], &refused["topic"]), (&json!(7), &json!(small)), "{run:?}");
+    assert_eq!(kafka.read(&small).len(), 5);
+    bridge.stop();
 }
