@@ -67,8 +67,8 @@ fn where_a_topic_stands_a_replay_ends_tells_what_is_published_and_goes_on_from_t
     site.configure(&kafka.bootstrap_servers(), &prefix, "");
     let (full, exits) = (format!("{prefix}group-full"), format!("{prefix}member-exit"));
     let [stands, goes, ..] = BROKERS;
-    kafka.create_topic_on(&full, goes);
-    kafka.create_topic_on(&exits, stands);
+    kafka.create_topic_at(goes, &full, 1);
+    kafka.create_topic_at(stands, &exits, 1);
     kafka.stop_brokers(&[stands]);
     let stopped = replay(&site, &["--timeout", "3s"]);
     let sent = &stopped.json()["sent"];

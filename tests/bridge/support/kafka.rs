@@ -262,7 +262,7 @@ impl Kafka {
         self.ask(&format!("password {user} {password}"));
     }
 
-    /// Makes a topic with one replica and waits until it is known.
+    /// Makes a topic with one replica and waits until all brokers know it.
     pub(crate) fn create_topic(&self, topic: &str, partitions: i32, settings: &[(&str, &str)]) {
         self.make_topic(NewTopic::new(topic, partitions, TopicReplication::Fixed(1)), settings);
     }
@@ -279,23 +279,17 @@ impl Kafka {
         for (name, value) in settings {
             new = new.set(name, value);
         }
-        self.create(topic, partitions, &new);
-    }
-
-    /// The same with one partition, on this broker.
-    pub(crate) fn create_topic_on(&self, topic: &str, broker: i32) {
-        self.create(topic, 1, &NewTopic::new(topic, 1, TopicReplication::Variable(&[&[broker]])));
-    }
-
-    fn create(&self, topic: &str, partitions: i32, new: &NewTopic<'_>) {
-        let made = block_on(self.admin().create_topics([new], &options())).unwrap();
+        let made = block_on(self.admin().create_topics([&new], &options())).unwrap();
         assert_eq!(made, [Ok(topic.to_owned())]);
-        eventually("the new topic is known", PATIENCE, || {
-            let metadata = self.consumer().fetch_metadata(Some(topic), PATIENCE).unwrap();
-            let partitions_known = metadata.topics().first().filter(|topic| topic.error().is_none())?.partitions();
-            (partitions_known.len() == usize::try_from(partitions).unwrap() && partitions_known.iter().all(|one| one.leader() >= 0))
-                .then_some(())
-        });
+        // They learn of it one after the other, and a client that has just been made knows but the one that it is told of.
+        for server in self.bootstrap_servers().split(',') {
+            eventually("the new topic is known", PATIENCE, || {
+                let consumer: BaseConsumer = self.client().set("bootstrap.servers", server).create().unwrap();
+                let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).unwrap();
+                let known = metadata.topics().first().filter(|topic| topic.error().is_none())?.partitions();
+                (known.len() == usize::try_from(partitions).unwrap() && known.iter().all(|one| one.leader() >= 0)).then_some(())
+            });
+        }
     }
 
     /// Makes a topic that takes records only while each of its replicas is in sync.
