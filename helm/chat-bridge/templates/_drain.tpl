@@ -14,6 +14,8 @@ podFailurePolicy:
         containerName: drain
         operator: In
         values: [64, 65, 74, 78]
+      # Kubernetes 1.28 asks for the list, if only an empty one.
+      onPodConditions: []
     - action: Ignore
       onPodConditions:
         - type: DisruptionTarget
@@ -21,7 +23,7 @@ podFailurePolicy:
 template:
   metadata:
     labels:
-      {{- toYaml (merge (include "chat-bridge.releaseLabels" . | fromYaml) (dict "app.kubernetes.io/component" "drain" "app.kubernetes.io/part-of" "chat-bridge") .Values.podLabels) | nindent 6 }}
+      {{- toYaml (merge (include "chat-bridge.releaseLabels" . | fromYaml) (dict "app.kubernetes.io/component" "drain" "app.kubernetes.io/part-of" "chat-bridge") (default dict .Values.podLabels)) | nindent 6 }}
     annotations:
       checksum/config: {{ include "chat-bridge.config.toml" . | sha256sum }}
       {{- with .Values.podAnnotations }}

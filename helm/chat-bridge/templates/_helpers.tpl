@@ -57,7 +57,7 @@ app.kubernetes.io/component: bridge
 {{- $_ := set $labels "app.kubernetes.io/version" ($root.Chart.AppVersion | toString) }}
 {{- $_ := set $labels "app.kubernetes.io/managed-by" $root.Release.Service }}
 {{- $_ := set $labels "helm.sh/chart" (printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-") }}
-{{- toYaml (merge $labels (default dict .labels) $root.Values.commonLabels) }}
+{{- toYaml (merge $labels (default dict .labels) (default dict $root.Values.commonLabels)) }}
 {{- end }}
 
 {{/* `metadata` of an object. Arguments: root, name, component, labels, annotations, namespace. */}}
@@ -67,7 +67,7 @@ name: {{ .name }}
 namespace: {{ default (include "chat-bridge.namespace" $root) .namespace }}
 labels:
   {{- include "chat-bridge.labels" . | nindent 2 }}
-{{- $annotations := merge (dict) (default dict .annotations) $root.Values.commonAnnotations }}
+{{- $annotations := merge (dict) (default dict .annotations) (default dict $root.Values.commonAnnotations) }}
 {{- with $annotations }}
 annotations:
   {{- toYaml . | nindent 2 }}
