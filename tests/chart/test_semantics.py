@@ -251,6 +251,9 @@ def test_alerts_can_be_left_out_and_changed(chart):
     rules = rules_of(chart.objects("ci/monitoring-values.yaml", values={"prometheusRule": change}))
     assert "ChatBridgeFixtureTwo" not in rules
     one = rules["ChatBridgeFixtureOne"]
+    assert "ChatBridgeFixtureThree" not in rules
+    optional = rules_of(chart.objects("ci/monitoring-values.yaml", values={"prometheusRule": {"optional": ["ChatBridgeFixtureThree"]}}))
+    assert optional.keys() == rules_of(chart.objects("ci/monitoring-values.yaml")).keys() | {"ChatBridgeFixtureThree"}
     assert (one["for"], one["labels"]) == ("30m", {"severity": "info", "team": "im"})
     assert one["annotations"] == {"summary": "{{ $labels.job }} has {{ $value | humanize }}", "runbook_url": "https://wiki/r/ChatBridgeFixtureOne.md", "dashboard_url": "d"}
     names = [rule.get("record") for group in the(chart.objects("ci/monitoring-values.yaml"), "PrometheusRule")["spec"]["groups"] for rule in group["rules"]]

@@ -52,24 +52,55 @@ def test_every_object_of_the_schema_is_closed():
     assert len(open_ones) < 50
 
 
+def above(low, high):
+    for key, value in high.items():
+        low[key] = above(low.get(key, {}), value) if isinstance(value, dict) and isinstance(low.get(key), dict) else value
+    return low
+
+
+def closed_paths():
+    for path, schema in objects(SCHEMA):
+        if schema.get("additionalProperties") is False and not {"[]", "*"} & set(path) and not any("^" in key for key in path):
+            yield path
+
+
+def refusals(values):
+    minimal = yaml.safe_load((CHART / MINIMAL).read_text())
+    return [error.message for error in jsonschema.Draft7Validator(SCHEMA).iter_errors(above(above(copy.deepcopy(VALUES), minimal), values))]
+
+
+@pytest.mark.parametrize("path", closed_paths(), ids=lambda path: ".".join(path) or "top")
+def test_an_unknown_key_is_refused(path):
+    assert any("mis-Spelt" in message for message in refusals(nested([*path, "mis-Spelt"], 1)))
+
+
 @pytest.mark.parametrize("helm", HELMS)
-@pytest.mark.parametrize("path", [path for path, schema in objects(SCHEMA) if schema.get("additionalProperties") is False and "[]" not in path and "*" not in path and not any("^" in key for key in path)], ids=".".join)
-def test_an_unknown_key_is_refused(chart, helm, path):
-    done = chart.render(MINIMAL, values=nested([*path, "misspelt"], 1), helm=helm)
+@pytest.mark.parametrize("path", [(), ("image",), ("secrets", "tokens"), ("tls", "clientCa"), ("networkPolicy", "egress", "kafka"), ("probes", "readiness")], ids=".".join)
+def test_helm_refuses_an_unknown_key(chart, helm, path):
+    done = chart.render(MINIMAL, values=nested([*path, "mis-Spelt"], 1), helm=helm)
     assert done.code != 0
-    assert "misspelt" in done.err and "schema" in done.err
+    assert "mis-Spelt" in done.err and "schema" in done.err
 
 
-@pytest.mark.parametrize("values", [
+WRONG = [
     {"replicas": "two"}, {"replicas": -1}, {"image": {"digest": "sha256:123"}}, {"image": {"tag": "a b"}}, {"image": {"pullPolicy": "Sometimes"}}, {"persistence": {"size": "10GiB"}},
     {"persistence": {"accessMode": "ReadWriteMany"}}, {"persistence": {"retentionPolicy": {"whenScaled": "Keep"}}}, {"podManagementPolicy": "parallel"}, {"service": {"type": "ExternalName"}},
     {"secrets": {"tokens": {"app": {"existingSecret": "a", "key": "b"}}}}, {"secrets": {"tokens": {"5": {"existingSecret": "a"}}}}, {"secrets": {"tokens": {"1400000000": "a-token"}}},
     {"config": {"apps": [{"sdk_app_id": "1400000000"}]}}, {"config": {"apps": [{}]}}, {"config": {"kafak": None, "kafka": 5}}, {"updateStrategy": {"type": "Recreate"}}, {"podDisruptionBudget": {"maxUnavailable": 0}},
     {"podDisruptionBudget": {"maxUnavailable": "0%"}}, {"extraEnv": [{"value": "x"}]}, {"drainJob": {"instance": "all"}}, {"service": {"port": 70000}}, {"certificate": {"privateKey": {"rotationPolicy": "Sometimes"}}},
     {"strimzi": {"user": {"authentication": "plain"}}}, {"fullnameOverride": "With_Signs"}, {"helmTest": {"address": "name"}}, {"prometheusRule": {"overrides": {"A": {"severity": "page"}}}},
-], ids=str)
+]
+
+
+@pytest.mark.parametrize("values", WRONG, ids=str)
+def test_a_wrong_value_is_refused(values):
+    assert refusals({}) == []
+    assert refusals(values)
+
+
 @pytest.mark.parametrize("helm", HELMS)
-def test_a_wrong_value_is_refused(chart, helm, values):
+@pytest.mark.parametrize("values", WRONG[::7], ids=str)
+def test_helm_refuses_a_wrong_value(chart, helm, values):
     done = chart.render(MINIMAL, values=values, helm=helm)
     assert done.code != 0
     assert "schema" in done.err, done.err
@@ -108,7 +139,7 @@ ANOTHER = {
     "lifecycle": {"preStop": {"sleep": {"seconds": 1}}}, "extraArgs": ["--x"], "extraEnv": [{"name": "A", "value": "b"}], "extraEnvFrom": [{"configMapRef": {"name": "a"}}], "extraVolumes": [{"name": "a", "emptyDir": {}}],
     "extraVolumeMounts": [{"name": "a", "mountPath": "/a"}], "initContainers": [{"name": "a"}], "extraContainers": [{"name": "a"}], "extraObjects": ["kind: A"], "imagePullSecrets": [{"name": "a"}],
     "certificate.privateKey.algorithm": "RSA", "certificate.privateKey.rotationPolicy": "Never", "certificate.dnsNames": ["other"], "certificate.duration": "1h", "certificate.renewBefore": "1h",
-    "serviceMonitor.interval": "1m", "serviceMonitor.scrapeTimeout": "1s", "podMonitor.interval": "1m", "podMonitor.scrapeTimeout": "1s", "prometheusRule.disabled": {"ChatBridgeFixtureOne": True},
+    "serviceMonitor.interval": "1m", "serviceMonitor.scrapeTimeout": "1s", "podMonitor.interval": "1m", "podMonitor.scrapeTimeout": "1s", "prometheusRule.optional": ["ChatBridgeFixtureThree"], "prometheusRule.disabled": {"ChatBridgeFixtureOne": True},
     "prometheusRule.overrides": {"ChatBridgeFixtureOne": {"for": "1h"}}, "prometheusRule.additionalGroups": [], "strimzi.apiVersion": "kafka.strimzi.io/v2", "strimzi.user.authentication": "tls",
     "strimzi.user.acls": [{"operations": ["Read"]}], "helmTest.address": "10.0.0.1:9090", "helmTest.resources": {"limits": {"memory": "1Gi"}},
     "securityContext.capabilities.drop": ["ALL", "NET_RAW"],
@@ -124,12 +155,6 @@ BESIDE = {
 }
 # What the cluster is asked about, so that nothing of it is seen without one: test_cluster.py.
 ASKS_THE_CLUSTER = {"allowScaleIn"}
-
-
-def above(low, high):
-    for key, value in high.items():
-        low[key] = above(low.get(key, {}), value) if isinstance(value, dict) and isinstance(low.get(key), dict) else value
-    return low
 
 
 def another(name, value, schema):
