@@ -145,6 +145,26 @@ def test_each_container_runs_a_verb_that_there_is(chart, bridge):
         assert all(option in done.stdout for option in options), f"{words} has no {options}"
 
 
+@pytest.mark.parametrize("name", ["bridge-chat-bridge", "chat-bridge", "im"])
+def test_the_address_of_the_service_reaches_the_healthcheck(chart, bridge, name):
+    (pod,) = [one for one in of_kind(chart.objects(MINIMAL, values={"fullnameOverride": name}), "Pod") if one["metadata"]["name"].endswith("-connection")]
+    (container,) = pod["spec"]["containers"]
+    prefix = name.upper().replace("-", "_")
+    # As Kubernetes makes them of a Service; nobody listens on port 1.
+    links = {f"{prefix}_SERVICE_HOST": "127.0.0.1", f"{prefix}_SERVICE_PORT": "80", f"{prefix}_SERVICE_PORT_ADMIN": "1", f"{prefix}_PORT": "tcp://127.0.0.1:80", f"{prefix}_PORT_80_TCP_ADDR": "127.0.0.1"}
+    own = {one["name"]: re.sub(r"\$\((\w+)\)", lambda found: links[found.group(1)], one["value"]) for one in container["env"]}
+    assert own == {"CHAT_BRIDGE_ADMIN__LISTEN": "127.0.0.1:9090"}
+    done = bridge(*container["args"], environment=links | {"CHAT_BRIDGE_ADMIN__LISTEN": "127.0.0.1:1"})
+    assert (done.returncode, "127.0.0.1:1 is not live" in done.stderr) == (69, True), done.stderr
+
+
+def test_a_service_whose_variables_would_be_settings_is_not_asked_by_them(chart, bridge):
+    assert bridge("healthcheck", environment={"CHAT_BRIDGE_EU_SERVICE_HOST": "127.0.0.1"}).returncode == 78
+    pods = lambda **values: [one["metadata"]["name"] for one in of_kind(chart.objects(MINIMAL, values={"fullnameOverride": "chat-bridge-eu"} | values), "Pod")]
+    assert pods() == ["chat-bridge-eu-test-configuration"]
+    assert "chat-bridge-eu-test-connection" in pods(helmTest={"address": "10.0.0.1:9090"})
+
+
 @pytest.mark.parametrize("helm", support.HELMS)
 def test_numbers_keep_their_digits(chart, helm):
     ids = [1400000000, 1600012345, 20012345678, 9007199254740991, 1]

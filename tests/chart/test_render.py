@@ -28,6 +28,12 @@ def test_helm_lint_finds_nothing(chart, helm, file):
     assert "0 chart(s) failed" in done.out
 
 
+@pytest.mark.parametrize("helm", HELMS)
+def test_helm_lint_finds_nothing_in_the_defaults(chart, helm):
+    done = chart.helm(helm, "lint", "--strict", chart.folder)
+    assert done.code == 0, done.out + done.err
+
+
 @pytest.mark.parametrize("file", FILES)
 def test_both_helms_render_the_same(chart, file):
     three, four = (chart.objects(file, helm=helm) for helm in ("helm3", "helm4"))

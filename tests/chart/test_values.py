@@ -133,7 +133,7 @@ ANOTHER = {
     "service.loadBalancerSourceRanges": ["10.0.0.0/8"], "ingress.hosts": [{"host": "other"}], "ingress.tls": [{"secretName": "other"}], "httpRoute.parentRefs": [{"name": "other"}], "httpRoute.hostnames": ["other"],
     "httpRoute.matches": [{"path": {"type": "Exact", "value": "/other"}}], "httpRoute.filters": [], "httpRoute.timeouts": {"request": "3s"}, "httpRoute.additionalRules": [], "podIPFamily": "IPv6",
     "networkPolicy.http.from": PEERS, "networkPolicy.admin.from": PEERS, "networkPolicy.egress.dns.to": PEERS, "networkPolicy.egress.kafka.to": PEERS, "networkPolicy.egress.kafka.ports": [1], "networkPolicy.egress.extra": [{"to": PEERS}],
-    "podManagementPolicy": "OrderedReady", "updateStrategy.type": "OnDelete", "terminationGracePeriodSeconds": 60, "podDisruptionBudget.unhealthyPodEvictionPolicy": "IfHealthyBudget", "hpa.metrics": [],
+    "podManagementPolicy": "OrderedReady", "updateStrategy.type": "OnDelete", "terminationGracePeriodSeconds": 60, "podDisruptionBudget.maxUnavailable": "50%", "podDisruptionBudget.unhealthyPodEvictionPolicy": "IfHealthyBudget", "hpa.metrics": [],
     "hpa.scaleUp": {"selectPolicy": "Min"}, "topologySpreadConstraints": [], "affinity": {"nodeAffinity": {}}, "nodeSelector": {"a": "b"}, "tolerations": [{"key": "a"}], "hostUsers": False, "dnsPolicy": "None",
     "dnsConfig": {"nameservers": ["10.0.0.1"]}, "hostAliases": [{"ip": "10.0.0.1"}], "resources": {"limits": {"memory": "1Gi"}}, "probes.readiness.periodSeconds": 1, "probes.readiness.failureThreshold": 1,
     "lifecycle": {"preStop": {"sleep": {"seconds": 1}}}, "extraArgs": ["--x"], "extraEnv": [{"name": "A", "value": "b"}], "extraEnvFrom": [{"configMapRef": {"name": "a"}}], "extraVolumes": [{"name": "a", "emptyDir": {}}],

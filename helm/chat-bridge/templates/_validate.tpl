@@ -187,6 +187,14 @@ hpa.metrics: nothing to scale by; set it or hpa.targetCPUUtilizationPercentage
 hpa.targetCPUUtilizationPercentage: is a share of resources.requests.cpu, which is not set
 {{- end }}
 {{- end }}
+{{- $fewest := ternary $hpa.minReplicas .Values.replicas $hpa.enabled | int }}
+{{- $away := dict "podDisruptionBudget.maxUnavailable" (ternary .Values.podDisruptionBudget.maxUnavailable 1 .Values.podDisruptionBudget.enabled) }}
+{{- $_ := set $away "updateStrategy.rollingUpdate.maxUnavailable" (dig "rollingUpdate" "maxUnavailable" 1 .Values.updateStrategy) }}
+{{- range $key, $count := $away }}
+{{- if and (gt $fewest 1) (or (eq (toString $count) "100%") (and (not (kindIs "string" $count)) (ge (int $count) $fewest))) }}
+{{ $key }}: {{ $count }} lets all {{ $fewest }} instances go at once, and callbacks of that time are lost
+{{- end }}
+{{- end }}
 {{- $last := include "chat-bridge.lastInstance" . | int }}
 {{- if eq (include "chat-bridge.setting" (dict "root" . "section" "kafka" "key" "delivery" "default" "at-least-once")) "exactly-once" }}
 {{- $partitions := include "chat-bridge.positionsPartitions" . | int }}
