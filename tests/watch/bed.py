@@ -44,6 +44,11 @@ def program():
     return max(there, key=lambda path: path.stat().st_mtime)
 
 
+def environment():
+    """Without what would be settings of the bridge: it refuses those that it does not know, such as the name of its own binary."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("CHAT_BRIDGE_")}
+
+
 def eventually(what, condition, patience=90.0, pause=0.2):
     """What `condition` gives once it is neither None nor False. It fails with the last answer, where that is a text, after `patience` seconds."""
     end = time.monotonic() + patience
@@ -90,12 +95,12 @@ def _with_parent():
 class Process:
     """A child whose output goes to a file."""
 
-    def __init__(self, command, log, cwd=None, env=None):
+    def __init__(self, command, log, cwd=None):
         self.log = Path(log)
         self.command = [str(part) for part in command]
         with self.log.open("ab") as out:
             self.child = subprocess.Popen(
-                self.command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=cwd, env=env, preexec_fn=_with_parent
+                self.command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=cwd, env=environment(), preexec_fn=_with_parent
             )
 
     def alive(self):
@@ -198,7 +203,7 @@ class Kafka:
 class Bridge:
     """One bridge with a job of its own in Prometheus, and its load."""
 
-    def __init__(self, bed, name, kafka, instance=0, job=None, journal=None, settings=None, sasl=False, create=True):
+    def __init__(self, bed, name, kafka, instance=0, job=None, journal=None, settings=None, sasl=False, prefix="chat."):
         self.bed, self.name, self.job = bed, name, job or name
         self.folder = bed.folder / name
         self.folder.mkdir()
@@ -214,7 +219,7 @@ class Bridge:
             "admin": {"listen": f"127.0.0.1:{self.admin}"},
             "journal": {"dir": str(journal or self.folder / "journal"), "size_max": "64MiB", "segment_size": "1MiB", "free_space_min": "1MiB"},
             "kafka": {"bootstrap_servers": f"127.0.0.1:{kafka.sasl if sasl else kafka.open}", "instance": str(instance)},
-            "topics": {"prefix": f"{name}.", "create": create, "partitions": 2, "replication_factor": 1},
+            "topics": {"prefix": prefix, "partitions": 2, "replication_factor": 1},
             "shutdown": {"lame_duck": "0s"},
         }
         if sasl:
@@ -232,8 +237,7 @@ class Bridge:
         self.loads = []
 
     def start(self):
-        env = {key: value for key, value in os.environ.items() if not key.startswith("CHAT_BRIDGE_")}
-        self.process = Process([program(), "serve", "--config", self.config], self.folder / "bridge.log", env=env)
+        self.process = Process([program(), "serve", "--config", self.config], self.folder / "bridge.log")
         return self
 
     def metrics(self):
@@ -248,8 +252,18 @@ class Bridge:
     def serves(self):
         eventually(f"{self.name} takes callbacks", lambda: self.process.check() and self.value("chat_bridge_ready") == 1)
 
-    def connected(self):
-        eventually(f"{self.name} has a broker", lambda: self.process.check() and self.value('chat_bridge_kafka_brokers{state="up"}') > 0)
+    def publishes(self):
+        """Waits until a broker is connected, no topic is parked, and events are confirmed."""
+
+        def does():
+            self.process.check()
+            text = self.metrics()
+            parked = [line for line in text.splitlines() if line.startswith("chat_bridge_topic_parked") and not line.endswith(" 0")]
+            up = self.value('chat_bridge_kafka_brokers{state="up"}')
+            published = self.value('chat_bridge_records_completed_total{outcome="published"}')
+            return True if up and published and not parked else Not(f"brokers {up}, published {published}, {parked}")
+
+        eventually(f"{self.name} publishes", does)
 
     def kill(self):
         self.process.kill()
@@ -278,7 +292,7 @@ class Bridge:
             return error.code
 
     def run(self, *words):
-        done = subprocess.run([program(), *words, "--config", self.config], capture_output=True, text=True)
+        done = subprocess.run([program(), *words, "--config", self.config], capture_output=True, text=True, env=environment())
         assert done.returncode == 0, done.stdout + done.stderr
 
 

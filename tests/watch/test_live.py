@@ -46,18 +46,18 @@ def start(bed):
         "disk-full": {"journal": disk / "journal", "settings": {"journal": {"size_max": "16MiB"}}},
         "wrong-password": {"sasl": True},
         "exactly-once": {"settings": {"kafka": {"delivery": "exactly-once"}}},
-        # What it lacks is not made again before the test says so.
-        "topic-removed": {"create": False},
+        "topic-removed": {"prefix": "removed."},
     }
     bridges = {name: bed.keep(Bridge(bed, name, **{"kafka": kafka, **more.get(name, {})})) for name in EXPECTED}
-    bridges["topic-removed"].run("topics", "apply")
+    for name in ("exactly-once", "kafka-stopped", "topic-removed"):
+        bridges[name].run("topics", "apply")
     for bridge in bridges.values():
         bridge.start()
     for bridge in bridges.values():
         bridge.serves()
         bridge.load()
     for bridge in bridges.values():
-        bridge.connected()
+        bridge.publishes()
     alertmanager = bed.keep(Alertmanager(bed))
     files = sorted(rules.RULES.glob("*.yaml"))
     prometheus = bed.keep(Prometheus(bed, bridges.values(), rules.faster(FACTOR, files), alertmanager))
@@ -70,7 +70,7 @@ class Breaks:
     def __init__(self, system):
         self.system = system
         self.bridges = system.bridges
-        self.wrong = system.bed.folder / "wrong-token"
+        self.wrong = system.bed.folder / "forged"
         self.wrong.write_text("another-token\n")
 
     def break_all(self):
@@ -82,7 +82,7 @@ class Breaks:
                     filler.flush()
             except OSError:
                 pass
-        self.system.kafka.delete("topic-removed.group-full")
+        self.system.kafka.delete("removed.group-full")
         bridges["wrong-password"].password.write_text("wrong")
         bridges["tokens-lost"].tokens.unlink()
         bridges["wrong-token"].load(tokens=self.wrong)

@@ -131,7 +131,7 @@ def verbs():
     seen = {}
 
     def ask(words):
-        said = subprocess.run([beds.program(), *words, "--help"], capture_output=True, text=True, check=True).stdout
+        said = subprocess.run([beds.program(), *words, "--help"], capture_output=True, text=True, check=True, env=beds.environment()).stdout
         commands = re.search(r"^Commands:\n((?:  .*\n|\n)*)", said, re.M)
         seen[tuple(words)] = set(re.findall(r"--[a-z-]+", said))
         for verb in re.findall(r"^  ([a-z-]+)  ", commands[1], re.M) if commands else []:
