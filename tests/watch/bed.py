@@ -192,8 +192,8 @@ class Kafka:
         self.process.kill()
 
     def delete(self, topic):
-        command = ["org.apache.kafka.tools.TopicCommand", "--bootstrap-server", f"127.0.0.1:{self.open}", "--delete", "--topic", topic]
-        done = subprocess.run([*java(64), *command], capture_output=True, text=True)
+        command = [*java(64), HERE / "DeleteTopic.java", f"127.0.0.1:{self.open}", topic]
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -217,7 +217,7 @@ class Bridge:
         table = {
             "http": {"listen": f"127.0.0.1:{self.public}", "body_max": "256KiB"},
             "admin": {"listen": f"127.0.0.1:{self.admin}"},
-            "journal": {"dir": str(journal or self.folder / "journal"), "size_max": "64MiB", "segment_size": "1MiB", "free_space_min": "1MiB"},
+            "journal": {"dir": str(journal or self.folder / "journal"), "size_max": "256MiB", "segment_size": "1MiB", "free_space_min": "1MiB"},
             "kafka": {"bootstrap_servers": f"127.0.0.1:{kafka.sasl if sasl else kafka.open}", "instance": str(instance)},
             "topics": {"prefix": prefix, "partitions": 2, "replication_factor": 1},
             "shutdown": {"lame_duck": "0s"},

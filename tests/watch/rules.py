@@ -96,8 +96,11 @@ def seconds(text):
     return sum(int(number) * UNITS[unit] for number, unit in DURATION.findall(text))
 
 
-def faster(factor, paths):
-    """The rules of these files with all times divided: windows, `for`, `keep_firing_for`, and numbers written `5 * 60`. Bounds of histograms stay."""
+def faster(factor, paths, longest="1h"):
+    """The rules of these files with all times divided: windows, `for`, `keep_firing_for`, and numbers written `5 * 60`. Bounds of histograms stay.
+
+    Burn rates over more than `longest` are left out: divided they would outlast what they are to see.
+    """
 
     def shorter(text):
         return f"{max(1, round(seconds(text) / factor))}s"
@@ -110,6 +113,7 @@ def faster(factor, paths):
     for path in paths:
         for group in yaml.safe_load(path.read_text())["groups"]:
             group = copy.deepcopy(group)
+            group["rules"] = [rule for rule in group["rules"] if seconds(rule.get("labels", {}).get("window", "0s")) <= seconds(longest)]
             for rule in group["rules"]:
                 rule["expr"] = scaled(rule["expr"])
                 for key in ("for", "keep_firing_for"):
