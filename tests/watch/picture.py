@@ -103,6 +103,14 @@ def draw_series(axes, panel, prometheus, span, how):
     base = [0.0] * len(times)
     for index, (name, values) in enumerate(lines):
         own = overridden(panel, name)
+        if own.get("custom.axisPlacement") == "right":
+            other = axes.twinx()
+            other.plot(times, values, color=PALETTE[index], lw=1.1)
+            other.set_ylim(bottom=0)
+            other.tick_params(colors=FAINT, labelsize=5.8, length=0)
+            other.set_frame_on(False)
+            axes.plot([], [], color=PALETTE[index], label=name)
+            continue
         colour = COLOURS[own["color"]["fixedColor"]] if "color" in own else PALETTE[index % len(PALETTE)]
         dashed = "custom.lineStyle" in own
         if custom["stacking"]["mode"] == "normal" and not dashed:
@@ -141,10 +149,11 @@ def draw_series(axes, panel, prometheus, span, how):
 def draw_heat(axes, panel, prometheus, span, how):
     found = prometheus.range(dashboards.query(panel["targets"][0]["expr"], **how), *span, STEP)
     bounds = sorted(((float(labels["le"].replace("+Inf", "inf")), dict(points)) for labels, points in found), key=lambda pair: pair[0])
-    steps = [span[0] + step * STEP for step in range(round((span[1] - span[0]) / STEP) + 1)]
+    steps = range(round((span[1] - span[0]) / STEP) + 1)
     grid, before = [], {}
-    for _, points in bounds:
-        grid.append([max(0.0, points.get(at, 0.0) - before.get(at, 0.0)) for at in steps])
+    for _, by_time in bounds:
+        points = {round((at - span[0]) / STEP): value for at, value in by_time.items()}
+        grid.append([max(0.0, points.get(step, 0.0) - before.get(step, 0.0)) for step in steps])
         before = points
     most = max((value for line in grid for value in line), default=0)
     if most > 0:
