@@ -203,7 +203,7 @@ fn a_topic_whose_leader_the_bridge_does_not_reach_holds_the_others_up_for_second
 }
 
 #[test]
-fn a_topic_with_too_few_replicas_holds_the_others_up_until_it_has_them_and_nothing_is_doubled() {
+fn a_topic_with_too_few_replicas_goes_on_once_it_has_them_and_nothing_is_lost_or_doubled() {
     let mut kafka = kafka::exclusive();
     let prefix = prefix("replicas");
     let others = ["group-disband", "group-full", "unrecognized", "dead-letter", "positions"].map(|kind| format!("{prefix}{kind}"));
@@ -223,12 +223,15 @@ fn a_topic_with_too_few_replicas_holds_the_others_up_until_it_has_them_and_nothi
     for number in 0..20 {
         bridge.accept(FULL, &group_full("other", number));
     }
-    // Its abort does not end before the topic has taken the marker of it.
-    eventually("the transaction is given up", PATIENCE, || bridge.log().contains("topic refuses records for now").then_some(()));
-    assert_eq!((bridge.unpublished(), stalled(&bridge)), (25.0, 0.0));
+    // Whether the others go on meanwhile is up to the brokers: an abort does not end before the topic has taken the marker of it.
+    eventually("what waits has waited for longer than a transaction is given", PATIENCE, || {
+        let oldest = bridge.metric("chat_bridge_journal_oldest_unpublished_timestamp_seconds");
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+        (oldest > 0.0 && now - oldest > 10.0).then_some(())
+    });
+    assert!(bridge.unpublished() >= 5.0);
     kafka.restart();
     bridge.settled(PATIENCE);
-    assert!(stalled(&bridge) >= 1.0);
     assert_eq!(notes(&kafka, &topic), numbers(0..10));
     assert_eq!(kafka.read(&other).len(), 20);
     bridge.stop();
