@@ -2,22 +2,22 @@
 //!
 //! A start that fails, fails before a callback was accepted. Whatever ends while it should run ends the process, with an exit code that says why.
 
+mod bridge;
 mod conditions;
 mod descriptors;
 mod drain;
+mod error;
 mod orphan;
 mod watch;
 
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
-
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::admin::{self, Heartbeats, Listener, Sources};
 use crate::callback;
@@ -29,23 +29,18 @@ use crate::ingress::{self, Ingress, Refusal, Setup, Strangers};
 use crate::journal::storage::Disk;
 use crate::journal::{self, Journal, RecoveryReport};
 use crate::kafka;
-use crate::log;
-use crate::metrics::{self, Labels, Metrics};
+use crate::metrics::{Labels, Metrics};
 use crate::routing::Routing;
 
+pub use error::{Error, Remedy};
 pub use orphan::{Drained, Left, drain};
 
+use bridge::{Bridge, Phase, Signals};
 use conditions::Conditions;
 use drain::Drain;
 
 /// After a failed write or sync the process has this long to end by itself.
 const FAILURE_GRACE: Duration = Duration::from_millis(900);
-
-/// How long the parts have to end once the journal has failed: they hold nothing that is not in it.
-const ABANDON_MAX: Duration = Duration::from_millis(500);
-
-/// What a stop waits for beyond the deadlines of body and journal.
-const STOP_MARGIN: Duration = Duration::from_secs(1);
 
 /// What a bridge is run for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +49,16 @@ pub enum Purpose {
     Serve,
     /// To try it out: any app, the embedded Kafka.
     Trial,
+}
+
+impl Purpose {
+    /// Whether callbacks of other apps are taken, and whether the cluster can tell how large a message may be.
+    const fn grants(self) -> (Strangers, Limits) {
+        match self {
+            Self::Serve => (Strangers::Refused, Limits::Asked),
+            Self::Trial => (Strangers::Accepted, Limits::Unasked),
+        }
+    }
 }
 
 /// Where a running bridge is reached.
@@ -65,87 +70,6 @@ pub struct Addresses {
     pub admin: SocketAddr,
 }
 
-/// Why the bridge did not start, or ended.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The public side.
-    #[error("serve callbacks")]
-    Ingress(#[source] ingress::Error),
-    /// An event loop of the public side ended.
-    #[error("serve callbacks")]
-    IngressEnded(#[source] ingress::Failure),
-    /// The operator's side.
-    #[error("serve the operator")]
-    Admin(#[source] admin::Error),
-    /// The settings of Kafka's client.
-    #[error("set up kafka's client")]
-    Kafka(#[source] kafka::Error),
-    /// The journal could not be opened, or has failed.
-    #[error("keep the journal")]
-    Journal(#[source] Arc<journal::Error>),
-    /// The forwarder ended.
-    #[error("forward the journal")]
-    Forwarder(#[source] forwarder::Error),
-    /// The metrics could not be registered.
-    #[error("register metrics")]
-    Metrics(#[source] prometheus::Error),
-    /// The file of the operator's tokens.
-    #[error("read the file {} for admin.token_file", path.display())]
-    Token {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        #[source]
-        source: io::Error,
-    },
-    /// The mark of a drain.
-    #[error("look for a drain")]
-    Drain(#[source] admin::drain::Error),
-    /// The system refuses threads or signals.
-    #[error("set up the process")]
-    System(#[source] io::Error),
-}
-
-/// What the operator can do about an [`Error`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Remedy {
-    /// Change the configuration.
-    Configuration,
-    /// Look after disk or network of this machine.
-    Io,
-    /// Look after whoever else works under the same name.
-    Unavailable,
-    /// Report a fault of the program.
-    Internal,
-}
-
-impl Error {
-    /// What the operator can do about it.
-    #[must_use]
-    pub fn remedy(&self) -> Remedy {
-        match self {
-            Self::Ingress(ingress::Error::Tokens(_))
-            | Self::Forwarder(forwarder::Error::Record { .. } | forwarder::Error::Positions(_))
-            | Self::Token { .. } => Remedy::Configuration,
-            Self::Forwarder(forwarder::Error::Superseded { .. }) => Remedy::Unavailable,
-            Self::Kafka(error) if error.is_configuration() => Remedy::Configuration,
-            Self::Journal(error) => match error.class() {
-                journal::Class::Configuration => Remedy::Configuration,
-                journal::Class::Io => Remedy::Io,
-                journal::Class::Internal => Remedy::Internal,
-            },
-            Self::Ingress(_)
-            | Self::Admin(_)
-            | Self::Drain(_)
-            | Self::System(_)
-            | Self::Forwarder(forwarder::Error::Journal(_) | forwarder::Error::Oversized { .. } | forwarder::Error::Thread(_)) => {
-                Remedy::Io
-            }
-            Self::Kafka(_) | Self::IngressEnded(_) | Self::Metrics(_) | Self::Forwarder(_) => Remedy::Internal,
-        }
-    }
-}
-
 /// Runs the bridge until a signal stops it or a part of it fails. `started` is told once, when callbacks are accepted.
 ///
 /// # Errors
@@ -155,10 +79,7 @@ pub async fn run(mut config: Config, purpose: Purpose, started: impl FnOnce(Addr
     let mut signals = Signals::new().map_err(Error::System)?;
     // 2. Ports and files: all that an operator may have got wrong.
     descriptors::share_out(&mut config);
-    let strangers = match purpose {
-        Purpose::Serve => Strangers::Refused,
-        Purpose::Trial => Strangers::Accepted,
-    };
+    let (strangers, limits) = purpose.grants();
     let public = Ingress::bind(&config, strangers).map_err(Error::Ingress)?;
     let operator = Listener::bind(&config.admin).map_err(Error::Admin)?;
     let settings = kafka::Settings::load(&config.kafka, &config.topics).map_err(Error::Kafka)?;
@@ -192,12 +113,8 @@ pub async fn run(mut config: Config, purpose: Purpose, started: impl FnOnce(Addr
     drain.resume(&journal).map_err(Error::Drain)?;
     // 5. The way out, before the way in.
     let status = kafka::Status::new(metrics.kafka.clone());
-    let limits = match purpose {
-        Purpose::Serve => Limits::Asked,
-        Purpose::Trial => Limits::Unasked,
-    };
     let kafka = Way { routing, settings, status: status.clone(), limits };
-    let mut forwarding = start_forwarder(&config, &opened, kafka, &metrics)?;
+    let forwarding = start_forwarder(&config, &opened, kafka, &metrics)?;
     conditions.complete(journal.clone(), status, forwarding.handle());
     // 6. The way in.
     let setup = setup(&heartbeats, journal.clone(), &metrics);
@@ -216,16 +133,8 @@ pub async fn run(mut config: Config, purpose: Purpose, started: impl FnOnce(Addr
     let watching = watch::watch(journal.clone(), metrics.ingress.clone());
     let draining = Arc::clone(&drain).run();
     let bridge = Bridge { config, journal, ingress, phase, drain, metrics: metrics.journal.clone() };
-    let running = async {
-        tokio::select! {
-            () = signals.next() => {}
-            error = bridge.failed() => return Err(bridge.abandon(&mut forwarding, error).await),
-            ended = forwarding.ended() => return Err(bridge.forwarder_ended(ended)),
-        }
-        bridge.stop(&mut forwarding, &mut signals).await
-    };
     tokio::select! {
-        ended = running => ended,
+        ended = bridge.run(forwarding, signals) => ended,
         never = watching => match never {},
         never = draining => match never {},
     }
@@ -345,7 +254,7 @@ fn tell(report: &RecoveryReport) {
         tracing::error!(from = from.get(), to = to.get(), "records of the journal are lost");
     }
     if let Some(before) = &report.identity_before {
-        tracing::error!(before = %before, "a position lay beyond the journal's end: the journal has a new identity");
+        tracing::error!(before = %before, "the journal's log has lost its end: the journal has a new identity");
     }
     if report.checkpoint_lost {
         tracing::error!("the journal's checkpoint is lost: reading begins at the oldest segment, and records may be published once more");
@@ -362,124 +271,4 @@ fn watch_over(journal: &Journal) -> io::Result<()> {
         std::process::abort();
     })?;
     Ok(())
-}
-
-/// SIGTERM and SIGINT.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
-/// How far the bridge is.
-#[derive(Debug, Default)]
-struct Phase {
-    started: AtomicBool,
-    draining: AtomicBool,
-}
-
-/// A running bridge.
-struct Bridge {
-    config: Config,
-    journal: Journal,
-    ingress: Arc<Ingress>,
-    phase: Arc<Phase>,
-    drain: Arc<Drain>,
-    metrics: metrics::Journal,
-}
-
-impl Bridge {
-    /// Resolves when a part has ended that should not have.
-    async fn failed(&self) -> Error {
-        tokio::select! {
-            error = self.journal.failed() => Error::Journal(error),
-            failure = self.ingress.failed() => Error::IngressEnded(failure),
-        }
-    }
-
-    /// Ends in haste: nothing that was answered is in memory alone.
-    async fn abandon(&self, forwarding: &mut Forwarding, error: Error) -> Error {
-        tracing::error!(error = %log::with_causes(&error), "the bridge ends");
-        forwarding.handle().abandon();
-        drop(tokio::time::timeout(ABANDON_MAX, forwarding.ended()).await);
-        error
-    }
-
-    /// The forwarder ended although nobody had asked it to.
-    fn forwarder_ended(&self, ended: Result<(), forwarder::Error>) -> Error {
-        self.phase.draining.store(true, Ordering::Release);
-        match ended {
-            Err(error) => Error::Forwarder(error),
-            Ok(()) => Error::Forwarder(forwarder::Error::Ended),
-        }
-    }
-
-    /// A stop by signal. A second one ends at once; what is left stays in the journal for the next start.
-    async fn stop(self, forwarding: &mut Forwarding, signals: &mut Signals) -> Result<(), Error> {
-        let ended = tokio::select! {
-            ended = self.stop_in_order(forwarding) => Some(ended),
-            error = self.failed() => Some(Err(error)),
-            () = signals.next() => None,
-        };
-        match ended {
-            Some(Ok(())) => Ok(()),
-            Some(Err(error)) => Err(self.abandon(forwarding, error).await),
-            None => {
-                let unpublished = self.metrics.unpublished_records.get();
-                tracing::warn!(unpublished, "second signal: the bridge ends at once; what is unpublished stays in the journal");
-                Ok(())
-            }
-        }
-    }
-
-    /// Unready, lame duck, no new connections, what is in hand, the journal as far as it goes, the last checkpoint.
-    async fn stop_in_order(&self, forwarding: &mut Forwarding) -> Result<(), Error> {
-        let shutdown = &self.config.shutdown;
-        tracing::info!(lame_duck = %shutdown.lame_duck, "the bridge stops: unready, callbacks are still accepted");
-        self.phase.draining.store(true, Ordering::Release);
-        self.ingress.lame_duck();
-        if !self.drain.is_shut() {
-            tokio::time::sleep(shutdown.lame_duck.get()).await;
-        }
-
-        let in_hand_max = self.config.http.body_timeout.get() + self.config.journal.answer_max.get() + STOP_MARGIN;
-        match self.ingress.stop(in_hand_max).await {
-            ingress::Stopped::Clean => tracing::info!("no callback is in hand any more"),
-            stopped @ (ingress::Stopped::Abandoned(_) | ingress::Stopped::Stuck(_)) => {
-                tracing::warn!(?stopped, "some requests were not answered; none of them was answered with success");
-            }
-        }
-
-        let handle = forwarding.handle();
-        handle.drain();
-        let in_time = tokio::time::timeout(shutdown.drain_max.get(), forwarding.ended()).await;
-        let ended = if let Ok(ended) = in_time {
-            ended
-        } else {
-            handle.finish();
-            forwarding.ended().await
-        };
-        ended.map_err(Error::Forwarder)?;
-        if handle.is_drained() {
-            tracing::info!("the journal is empty");
-        } else {
-            let unpublished = self.metrics.unpublished_records.get();
-            tracing::warn!(unpublished, "what is unpublished stays in the journal for the next start");
-        }
-        close(self.journal.clone()).await?;
-        tracing::info!("the bridge has stopped");
-        Ok(())
-    }
 }

@@ -6,7 +6,8 @@
 //!   letter. Nothing is skipped or dropped.
 //! - Within a topic, records are sent in the order of the journal. A record that Kafka refuses for good leaves that order: it becomes a dead letter.
 //! - A topic that cannot take its records, or does not move, keeps no other waiting. Its records stay in the journal and are read a second time
-//!   once it takes them again; several such topics share one second reading.
+//!   once it takes them again; several such topics share one second reading. With exactly-once Kafka makes an exception: a partition that cannot take the end of its
+//!   transaction keeps it from beginning another one.
 //! - The lowest position frees segments; a restart goes on from the positions and sends nothing that they say is there.
 //!
 //! What is deliberately absent: a queue of its own (librdkafka's is small, the journal is the buffer), a retry of anything that librdkafka
@@ -34,6 +35,7 @@ use std::time::{Duration, Instant};
 
 use crate::callback::Callback;
 use crate::clock::{Clock, Timestamp};
+use crate::durable_file;
 use crate::journal::{Item, Journal, Lsn, Positions, Reader, Start};
 use crate::kafka::{self, Producer, Report, Reports};
 use crate::log;
@@ -45,7 +47,7 @@ pub use parts::{Config, Error, Limits, Parts};
 
 use apart::Aparts;
 use count::Counters;
-use exactly_once::ExactlyOnce;
+use exactly_once::{ExactlyOnce, Recovered};
 use handle::{Order, Shared};
 use lane::{Behind, Lane, Share};
 use positions::Ledger;
@@ -120,6 +122,8 @@ struct Forwarder {
     positions_at: Instant,
     /// As they were last handed over: what has not changed is not written again.
     positions_before: Option<Positions>,
+    /// The record that the live reading comes to next, and when it was received, as they were last looked up.
+    unread: Option<(Lsn, Option<Timestamp>)>,
     /// What exactly-once adds; `None` with at-least-once.
     exactly_once: Option<ExactlyOnce>,
 }
@@ -137,6 +141,7 @@ impl Forwarder {
     fn new(parts: Parts, shared: Arc<Shared>) -> Result<Self, Error> {
         let Parts { config, journal, positions, start, end, routing, kafka, status, kafka_metrics, metrics, journal_metrics, clock } =
             parts;
+        durable_file::remove_all_unfinished(&config.oversized_dir);
         let now = Instant::now();
         let part = |whole: u64| (usize::try_from(whole).unwrap_or(usize::MAX) / QUEUE_SHARES).max(1);
         let share = Share { records: part(kafka.queue_max_messages()), bytes: part(kafka.queue_max_bytes()) };
@@ -152,7 +157,9 @@ impl Forwarder {
         let waker = thread::current();
         journal.watch(Arc::new(move || waker.unpark()));
         let scout = Scout::start(&config, &kafka, &routing, thread::current()).map_err(Error::Thread)?;
-        let exactly_once = kafka.positions().map(|place| ExactlyOnce::new(&config.kafka, place, &journal, &positions, end));
+        let exactly_once = kafka
+            .positions()
+            .map(|place| ExactlyOnce::new(&config.kafka, place, &journal, &Recovered { positions: &positions, start, end }));
         let mut forwarder = Self {
             live: journal.reader(positions.scanned),
             live_held: None,
@@ -173,6 +180,7 @@ impl Forwarder {
             moved_at: now,
             positions_at: now,
             positions_before: None,
+            unread: None,
             metrics: Counters::new(metrics, journal_metrics, &routing),
             config,
             journal,
@@ -214,7 +222,7 @@ impl Forwarder {
             let now = Instant::now();
             let mut moved = self.take_reports(now);
             moved |= self.turn_transaction(now)?;
-            self.ensure_producer(now);
+            self.ensure_producer(now)?;
             self.take_findings(now);
             let order = self.shared.order();
             if order == Order::Abandon {
@@ -225,7 +233,7 @@ impl Forwarder {
                 moved |= self.read_second(now)?;
                 moved |= self.read_live(now)?;
             }
-            self.hand_over_positions(now);
+            self.hand_over_positions(now)?;
             if order >= Order::Drain && self.may_end(order, *drain_since.get_or_insert(now), now) {
                 break;
             }
@@ -268,13 +276,13 @@ impl Forwarder {
     }
 
     /// Builds the producer where there is none, or where it is to be built anew and what can be waited for has been.
-    fn ensure_producer(&mut self, now: Instant) {
+    fn ensure_producer(&mut self, now: Instant) -> Result<(), Error> {
         if let Some((cause, since)) = self.rebuild {
             let stuck = now.duration_since(self.moved_at.max(since)) >= PROGRESS_MAX;
             if cause == Rebuild::Changed && (self.in_flight() > 0 || !self.is_settled()) && !stuck {
-                return;
+                return Ok(());
             }
-            self.forget_producer(now);
+            self.forget_producer(now)?;
             self.rebuild = None;
             if cause == Rebuild::Fatal {
                 self.rebuild_after = now + self.rebuild_delay;
@@ -282,7 +290,7 @@ impl Forwarder {
             }
         }
         if self.producer.is_some() || now < self.rebuild_after {
-            return;
+            return Ok(());
         }
         match Producer::new(&self.settings, self.reports.clone(), self.status.clone(), self.kafka_metrics.clone()) {
             Ok(producer) => {
@@ -296,10 +304,11 @@ impl Forwarder {
                 self.rebuild_after = now + REBUILD_MAX;
             }
         }
+        Ok(())
     }
 
     /// Lets go of the producer: whatever it held is to be sent again.
-    fn forget_producer(&mut self, now: Instant) {
+    fn forget_producer(&mut self, now: Instant) -> Result<(), Error> {
         self.scout.use_producer(None);
         if self.producer.take().is_some() {
             self.kafka_metrics.producer_rebuilds.inc();
@@ -307,8 +316,8 @@ impl Forwarder {
         // What it has delivered in the meantime need not be sent again. Later reports of it must not be taken for the next one's.
         self.take_reports(now);
         self.reports = new_reports();
-        if self.lose_transaction() {
-            return;
+        if self.exactly_once.is_some() {
+            return self.lose_transaction();
         }
         let mut unsent = self.aparts.unsend();
         for lane in &mut self.lanes {
@@ -319,6 +328,7 @@ impl Forwarder {
         for (lane, topic) in self.lanes.iter().zip(self.routing.topics()) {
             self.metrics.forwarder.behind(&topic.name).set(i64::from(lane.next().is_some()));
         }
+        Ok(())
     }
 
     /// Records with librdkafka.
@@ -348,24 +358,42 @@ impl Forwarder {
         ledger.checkpoint(scanned, behind.into_iter().map(|(stream, lsn)| (stream, Lsn::new(lsn))).collect())
     }
 
-    fn hand_over_positions(&mut self, now: Instant) {
+    fn hand_over_positions(&mut self, now: Instant) -> Result<(), Error> {
         if now.duration_since(self.positions_at) < POSITIONS_EVERY {
-            return;
+            return Ok(());
         }
         self.positions_at = now;
         let oldest = self.lanes.iter().filter_map(Lane::oldest).chain(self.live_held.as_ref().map(|held| held.received)).min();
+        let oldest = if oldest.is_none() && !self.takes_records() { self.oldest_unread()? } else { oldest };
         #[expect(clippy::cast_precision_loss, clippy::as_conversions, reason = "microseconds since 1970 fit 52 bits for centuries")]
         let seconds = oldest.map_or(0.0, |oldest| oldest.micros() as f64 / 1e6);
         self.metrics.journal.oldest_unpublished_timestamp_seconds.set(seconds);
         if self.exactly_once.is_some() {
             // Only a commit moves them.
-            return;
+            return Ok(());
         }
         let positions = self.positions();
         if self.positions_before.as_ref() != Some(&positions) {
             self.journal.set_positions(positions.clone());
             self.positions_before = Some(positions);
         }
+        Ok(())
+    }
+
+    /// When the next record of the live reading was received, as far as that can be read: what waits for a producer has an age too.
+    fn oldest_unread(&mut self) -> Result<Option<Timestamp>, Error> {
+        let lsn = self.live.position();
+        if lsn >= self.journal.durable_end() {
+            return Ok(None);
+        }
+        if let Some((known, received)) = self.unread
+            && known == lsn
+        {
+            return Ok(received);
+        }
+        let received = received_of(&self.journal, lsn)?;
+        self.unread = Some((lsn, received));
+        Ok(received)
     }
 
     fn dead_letter_topic(&self) -> TopicId {

@@ -11,6 +11,7 @@ pub mod callback;
 pub mod cli;
 pub mod clock;
 pub mod config;
+mod durable_file;
 pub mod event;
 pub mod forwarder;
 pub mod ingress;

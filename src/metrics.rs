@@ -223,7 +223,7 @@ pub struct Journal {
     pub torn_tails: IntCounter,
     /// Corrupt pieces that were set aside.
     pub set_aside: IntCounter,
-    /// New journal identities that were taken because a position lay beyond the log's end.
+    /// New journal identities that were taken because the log had lost its end.
     pub identity_changes: IntCounter,
     /// Both slots of the checkpoint were bad at start.
     pub checkpoint_losses: IntCounter,
@@ -273,7 +273,7 @@ impl Journal {
             identity_changes: counter(
                 registry,
                 "journal_identity_changes_total",
-                "New journal identities taken because a position lay beyond the log's end.",
+                "New journal identities taken because the log had lost its end.",
             )?,
             checkpoint_losses: counter(registry, "journal_checkpoint_losses_total", "Starts at which no slot of the checkpoint was good.")?,
         })

@@ -9,7 +9,7 @@ use crate::forwarder;
 use crate::journal::{self, Journal};
 use crate::kafka::{self, Connection};
 
-use super::Phase;
+use super::bridge::Phase;
 use super::drain::Drain;
 
 /// The conditions, and where they come from.

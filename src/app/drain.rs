@@ -9,8 +9,8 @@
 //!   order by the wall clock; where the clock has gone back since, the drain begins its time anew with a restart.
 
 use std::convert::Infallible;
-use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write};
+use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -18,6 +18,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use crate::admin::drain::{Error, Moment, Order, Report};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
+use crate::durable_file;
 use crate::forwarder;
 use crate::ingress::{Ingress, Intake};
 use crate::journal::Journal;
@@ -84,10 +85,11 @@ impl Drain {
 
     /// Looks for the mark of an earlier run, and seals the journal where there is one that counts. To be called when the journal is open and nothing is taken yet.
     pub(super) fn resume(&self, journal: &Journal) -> Result<(), Error> {
+        durable_file::remove_unfinished(&self.mark);
         let now = self.clock.now();
         let over = |why| {
             tracing::warn!(why, "the drain that an earlier run was asked for does not count any more: callbacks are accepted");
-            remove(&self.mark).map_err(|source| self.failed("remove", source))
+            durable_file::remove(&self.mark).map_err(|source| self.failed("remove", source))
         };
         let asked = match read(&self.mark).map_err(|source| self.failed("read", source))? {
             Mark::None => return Ok(()),
@@ -144,7 +146,7 @@ impl Drain {
             }
             Order::End => {
                 let _marking = lock(&self.marking);
-                remove(&self.mark).map_err(|source| self.failed("remove", source))?;
+                durable_file::remove(&self.mark).map_err(|source| self.failed("remove", source))?;
                 if self.since().is_some() {
                     tracing::info!("drain ended by the operator: callbacks are accepted again");
                 }
@@ -216,7 +218,7 @@ impl Drain {
             return;
         }
         tracing::warn!("drain expired: callbacks are accepted again");
-        if let Err(error) = remove(&self.mark) {
+        if let Err(error) = durable_file::remove(&self.mark) {
             // The next start finds it, and that it is over.
             tracing::warn!(%error, mark = %self.mark.display(), "the mark of a drain that is over could not be removed");
         }
@@ -285,27 +287,8 @@ fn read(mark: &Path) -> io::Result<Mark> {
     Ok(since.map_or(Mark::Unreadable, |micros| Mark::Asked(Timestamp::from_micros(micros))))
 }
 
-/// Writes the mark so that a loss of power leaves it whole, or as it was.
 fn write(mark: &Path, asked: Timestamp) -> io::Result<()> {
-    let partial = mark.with_extension("partial");
-    let mut file = File::create(&partial)?;
-    writeln!(file, "{asked}")?;
-    file.sync_all()?;
-    fs::rename(&partial, mark)?;
-    sync_folder(mark)
-}
-
-/// Removes the mark, if there is one, for good.
-fn remove(mark: &Path) -> io::Result<()> {
-    match fs::remove_file(mark) {
-        Ok(()) => sync_folder(mark),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-    }
-}
-
-fn sync_folder(mark: &Path) -> io::Result<()> {
-    mark.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+    durable_file::write(mark, format!("{asked}\n").as_bytes())
 }
 
 #[cfg(test)]
@@ -326,8 +309,7 @@ mod tests {
             fs::write(&mark, contents).unwrap();
             assert_eq!(read(&mark).unwrap(), Mark::Unreadable, "{contents:?}");
         }
-        remove(&mark).unwrap();
-        remove(&mark).unwrap();
+        durable_file::remove(&mark).unwrap();
         assert_eq!(read(&mark).unwrap(), Mark::None);
     }
 }

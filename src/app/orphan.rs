@@ -13,7 +13,8 @@ use crate::kafka::{self, Connection};
 use crate::metrics::{Completion, Metrics};
 use crate::routing::Routing;
 
-use super::{Error, Signals, Way};
+use super::bridge::Signals;
+use super::{Error, Way};
 
 /// How often it looks how far the forwarder is.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -23,6 +24,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 pub struct Drained {
     /// What opening the journal found and did.
     pub report: RecoveryReport,
+    /// Records that were unpublished, those among them that the folder took for published by another configuration.
+    pub unpublished: u64,
+    /// Records that an earlier run had committed with Kafka, which the folder did not know. With exactly-once alone.
+    pub earlier: u64,
     /// Records whose event Kafka has.
     pub published: u64,
     /// Records whose dead letter Kafka has.
@@ -82,12 +87,13 @@ pub async fn drain(config: Config, patience: Duration, mut progress: impl FnMut(
     };
     let reasons = reasons(&forwarding, &status, interrupted);
     end(&mut forwarding, &journal, unpublished(&metrics)).await?;
-    let [published, dead_lettered, corrupt, discarded] = completed(&metrics);
+    let [earlier, published, dead_lettered, corrupt, discarded] = completed(&metrics);
     let left = match unpublished(&metrics) {
         0 if forwarding.handle().is_drained() => None,
         records => Some(Left { records, reasons }),
     };
-    Ok(Drained { report: opened.report, published, dead_lettered, corrupt, discarded, left })
+    let unpublished = metrics.journal.recovered_records.get();
+    Ok(Drained { report: opened.report, unpublished, earlier, published, dead_lettered, corrupt, discarded, left })
 }
 
 fn forwarder_ended(ended: Result<(), crate::forwarder::Error>) -> Error {
@@ -127,8 +133,8 @@ fn unpublished(metrics: &Metrics) -> u64 {
     u64::try_from(metrics.journal.unpublished_records.get()).unwrap_or(0)
 }
 
-fn completed(metrics: &Metrics) -> [u64; 4] {
-    [Completion::Published, Completion::DeadLettered, Completion::Corrupt, Completion::Discarded]
+fn completed(metrics: &Metrics) -> [u64; 5] {
+    [Completion::Earlier, Completion::Published, Completion::DeadLettered, Completion::Corrupt, Completion::Discarded]
         .map(|outcome| metrics.forwarder.completed(outcome).get())
 }
 

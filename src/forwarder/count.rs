@@ -20,6 +20,8 @@ pub struct Tally {
     pub corrupt: u64,
     /// Records whose command is discarded.
     pub discarded: u64,
+    /// Of those that go to Kafka, the ones that an earlier run may have published.
+    pub republished: u64,
     /// Records that had been completed, and are owed again since the configuration has changed.
     pub owed_again: u64,
     /// When the callbacks of the published ones were received.
@@ -80,6 +82,7 @@ impl Counters {
         for received in &tally.received {
             self.forwarder.delivery_latency_seconds.observe(received.until(now).as_secs_f64());
         }
+        self.republished_restart.inc_by(tally.republished);
         self.corrupt.inc_by(tally.corrupt);
         self.discarded.inc_by(tally.discarded);
         self.journal.recovered_records.inc_by(tally.owed_again);
@@ -161,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_tally_completes_what_leaves_the_journal() {
-        let mut tally = Tally { corrupt: 1, discarded: 2, owed_again: 50, ..Tally::default() };
+        let mut tally = Tally { corrupt: 1, discarded: 2, republished: 9, owed_again: 50, ..Tally::default() };
         tally.published.insert(0, 4);
         tally.published.insert(3, 8);
         tally.dead_lettered.insert("too_large", 16);

@@ -39,7 +39,11 @@ impl Forwarder {
     pub(super) fn take_reports(&mut self, now: Instant) -> bool {
         let mut inbox = std::mem::take(&mut self.inbox);
         self.reports.drain(&mut inbox);
-        self.metrics.republished_producer.inc_by(self.reports.take_doubtful());
+        let doubtful = self.reports.take_doubtful();
+        if self.exactly_once.is_none() {
+            // In a transaction librdkafka numbers nothing anew: that is aborted first.
+            self.metrics.republished_producer.inc_by(doubtful);
+        }
         if self.rebuild.is_none()
             && let Some(fatal) = self.reports.fatal()
         {

@@ -1,14 +1,14 @@
 //! A record on its way out: made into its message, handed to the producer, entered into its topic's window.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::path::Path;
+use std::fs;
+use std::io;
 use std::time::Instant;
 
 use bytes::Bytes;
 
 use crate::callback::Callback;
 use crate::config;
+use crate::durable_file;
 use crate::event::dead_letter::{self, Grounds, Place};
 use crate::event::{self, DeadLetterReason, Message, Normalised};
 use crate::journal::{Item, Lsn, Reader};
@@ -273,18 +273,13 @@ impl Forwarder {
         let name = format!("{}-{:020}", self.journal.identity(), lsn.get());
         let path = dir.join(&name);
         if path.exists() {
-            sync_dir(dir).map_err(|source| Error::Oversized { path, source })?;
+            durable_file::sync_folder_of(&path).map_err(|source| Error::Oversized { path, source })?;
             return Ok(Some(name));
         }
         let write = || -> io::Result<()> {
             fs::create_dir_all(dir)?;
-            let partial = dir.join(format!("{name}.partial"));
-            let mut file = File::create(&partial)?;
-            file.write_all(body)?;
-            file.sync_all()?;
-            fs::rename(&partial, &path)?;
-            sync_dir(dir)?;
-            dir.parent().map_or(Ok(()), sync_dir)
+            durable_file::write(&path, body)?;
+            durable_file::sync_folder_of(dir)
         };
         match write() {
             Ok(()) => {
@@ -318,10 +313,6 @@ enum Sent {
     Yes,
     /// The producer's queue is full, or the disk is.
     Later,
-}
-
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use crate::metrics::Abort;
 use super::count::Tally;
 use super::stored::{self, Mark, Owner, Stored};
 use super::transaction::{InFlight, Limits, Move, Transaction};
-use super::{Error, Forwarder, REBUILD_MIN};
+use super::{Error, Forwarder, Ledger, REBUILD_MIN, Start};
 
 /// How long the end of the process waits for what is under way, so that no open transaction is left behind for the readers to wait for.
 const END_MAX: Duration = Duration::from_secs(2);
@@ -43,8 +43,14 @@ pub(super) struct ExactlyOnce {
     end: Lsn,
     /// The positions that were committed last; before Kafka's are read, those of the journal's checkpoint.
     committed: Positions,
-    /// Whether Kafka's have been read.
+    /// Whether they are of a commit of this process. Until then what Kafka has may be of a journal that ours is an older copy of.
+    claimed: bool,
+    /// Whether Kafka's have been read: what an earlier run had committed is counted once, and an older copy told once.
     read: bool,
+    /// The LSN below which an earlier run may have published what Kafka's positions do not show.
+    sent_before: Lsn,
+    /// The LSN below which what is committed may be a repetition of what an earlier run published.
+    repeated_below: Option<Lsn>,
     /// The streams that have a record of their own in Kafka.
     listed: BTreeMap<String, Lsn>,
     /// What the commit that is under way carries.
@@ -55,8 +61,16 @@ pub(super) struct ExactlyOnce {
     cause: Option<String>,
 }
 
+/// How the journal was found.
+pub(super) struct Recovered<'a> {
+    pub(super) positions: &'a Positions,
+    pub(super) start: Start,
+    pub(super) end: Lsn,
+}
+
 impl ExactlyOnce {
-    pub(super) fn new(kafka: &config::Kafka, place: &Place, journal: &Journal, positions: &Positions, end: Lsn) -> Self {
+    pub(super) fn new(kafka: &config::Kafka, place: &Place, journal: &Journal, recovered: &Recovered<'_>) -> Self {
+        let Recovered { positions, start, end } = *recovered;
         let limits = Limits { interval: kafka.commit_interval.get(), records: u64::from(kafka.commit_records.get()) };
         Self {
             transaction: Transaction::new(limits),
@@ -64,7 +78,10 @@ impl ExactlyOnce {
             topic: place.topic.clone(),
             end,
             committed: positions.clone(),
+            claimed: false,
             read: false,
+            sent_before: Ledger::new(positions, start, end).sent_bound(),
+            repeated_below: None,
             listed: BTreeMap::new(),
             closing: None,
             mark: None,
@@ -194,22 +211,26 @@ impl Forwarder {
             self.metrics.add(&tally, self.clock.now());
         }
         let before = this.committed.clone();
-        let first = !std::mem::replace(&mut this.read, true);
-        let (positions, mark) = match &found.own {
-            Some(own) if first && is_foreign(&self.journal, own, this.end)? => {
-                tracing::error!(
-                    position = own.positions.scanned.get(),
-                    end = this.end.get(),
-                    "kafka's positions are not of this journal but of one that it is an older copy of: what was published since may be published once more"
-                );
-                (before.clone(), None)
+        let claimed = this.claimed;
+        let (positions, mark, repeated_below) = match &found.own {
+            Some(own) if !claimed && is_foreign(&self.journal, own, this.end)? => {
+                if !this.read {
+                    tracing::error!(
+                        position = own.positions.scanned.get(),
+                        end = this.end.get(),
+                        "kafka's positions are not of this journal but of one that it is an older copy of: what was published since may be published once more"
+                    );
+                }
+                (before.clone(), None, Some(own.positions.scanned.min(this.end)))
             }
-            Some(own) if stored::completed(&own.positions) >= stored::completed(&before) => (own.positions.clone(), own.mark),
+            Some(own) if stored::completed(&own.positions) >= stored::completed(&before) => {
+                (own.positions.clone(), own.mark, own.repeated_below)
+            }
             Some(_) => {
                 tracing::warn!("kafka's positions are older than the journal's checkpoint, which is taken");
-                (before.clone(), None)
+                (before.clone(), None, Some(this.sent_before))
             }
-            None => (before.clone(), None),
+            None => (before.clone(), None, Some(this.sent_before)),
         };
         tracing::info!(
             topic = %this.topic, partition = this.owner.instance, found = found.own.is_some(), position = positions.scanned.get(),
@@ -223,7 +244,10 @@ impl Forwarder {
         this.mark = mark;
         this.closing = None;
         this.committed = positions.clone();
-        if first {
+        if !claimed {
+            this.repeated_below = repeated_below.filter(|bound| *bound > positions.lowest());
+        }
+        if !std::mem::replace(&mut this.read, true) {
             self.metrics.add_earlier(stored::completed(&positions).saturating_sub(stored::completed(&before)));
         }
         self.start_from(&positions)
@@ -231,20 +255,21 @@ impl Forwarder {
 
     /// Begins where these positions are, as a restart would.
     fn start_from(&mut self, positions: &Positions) -> Result<(), Error> {
-        self.ledger = super::Ledger::new(positions, super::Start::Clean, positions.scanned);
+        self.ledger = Ledger::new(positions, Start::Clean, positions.scanned);
         self.lay_out(positions)
     }
 
     /// The positions are handed over as they are once all that is in the transaction is delivered: they are seen together with it, or not at all.
     fn send_positions(&mut self, now: Instant) {
         let Some(this) = &self.exactly_once else { return };
-        let mark = this.mark;
+        let (mark, repeated_below) = (this.mark, this.repeated_below);
 
         let in_hand: usize = self.lanes.iter().map(|lane| lane.window.len()).sum();
         let mut ledger = self.ledger.clone();
         ledger.passed(u64::try_from(in_hand).unwrap_or(u64::MAX));
         let positions = self.positions_by(&ledger, super::Lane::reached);
-        let stored = Stored { positions, mark };
+        let repeated_below = repeated_below.filter(|bound| *bound > positions.lowest());
+        let stored = Stored { positions, mark, repeated_below };
         if self.send_stored(&stored, now)
             && let Some(this) = &mut self.exactly_once
         {
@@ -256,7 +281,7 @@ impl Forwarder {
     /// The positions as they are: those of the transaction's end come behind them.
     fn introduce(&mut self, now: Instant) {
         let Some(this) = &self.exactly_once else { return };
-        let stored = Stored { positions: this.committed.clone(), mark: this.mark };
+        let stored = Stored { positions: this.committed.clone(), mark: this.mark, repeated_below: this.repeated_below };
         if self.send_stored(&stored, now)
             && let Some(this) = &mut self.exactly_once
         {
@@ -290,6 +315,7 @@ impl Forwarder {
         if let Some(stored) = this.closing.take() {
             this.listed = stored::listed(&stored);
             this.committed = stored.positions;
+            this.claimed = true;
         }
         self.aparts.forget_below(this.committed.lowest());
         if let Some(lsn) = done.alone {
@@ -308,14 +334,13 @@ impl Forwarder {
         self.rebuild_delay = REBUILD_MIN;
     }
 
-    /// The producer is gone. Tells whether that is all that there is to do: the next one begins from Kafka's positions.
-    pub(super) fn lose_transaction(&mut self) -> bool {
-        let Some(this) = &mut self.exactly_once else { return false };
+    /// The producer is gone. The next one begins from Kafka's positions; until those are read, nothing that lies beyond the last commit may count as done.
+    pub(super) fn lose_transaction(&mut self) -> Result<(), Error> {
+        let Some(this) = &mut self.exactly_once else { return Ok(()) };
         this.transaction.lost();
-        for lane in &mut self.lanes {
-            lane.start_over(None);
-        }
-        true
+        this.closing = None;
+        let positions = this.committed.clone();
+        self.start_from(&positions)
     }
 
     /// Aborts what the end of the process would leave open, where Kafka is there to do so: until its timeout nobody could read beyond it.

@@ -78,6 +78,12 @@ impl Ledger {
         lsn < self.sent_bound_at_start
     }
 
+    /// The LSN at which that ends.
+    #[must_use]
+    pub fn sent_bound(&self) -> Lsn {
+        self.sent_bound_at_start
+    }
+
     /// The checkpoint for a live reading at `scanned`, with the streams that lack records below it.
     #[must_use]
     pub fn checkpoint(&self, scanned: Lsn, behind: Vec<(String, Lsn)>) -> Positions {

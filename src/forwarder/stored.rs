@@ -8,7 +8,8 @@
 //! 7/5f0c…/member-exit  {"position":1190}
 //! ```
 //!
-//! `producer` and `transaction` tell whose commit it was, and the mark tells a journal from an older copy of itself that went another way.
+//! `producer` and `transaction` tell whose commit it was, and the mark tells a journal from an older copy of itself that went another way. Where one was taken for
+//! that, `repeated_below` is there too, until all below it is published once more.
 
 use std::collections::BTreeMap;
 
@@ -40,6 +41,8 @@ pub struct Stored {
     pub positions: Positions,
     /// A record below them.
     pub mark: Option<Mark>,
+    /// Where some of their streams lack records that an earlier run may have published without them: those lie below this.
+    pub repeated_below: Option<Lsn>,
 }
 
 /// What the partition holds.
@@ -67,6 +70,8 @@ struct All {
     position: u64,
     completed_beyond: u64,
     mark: Option<MarkForm>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    repeated_below: Option<u64>,
     producer: Uuid,
     transaction: u64,
 }
@@ -130,7 +135,7 @@ impl Owner {
                 sent_bound: scanned,
             };
             let mark = all.mark.map(|mark| Mark { lsn: Lsn::new(mark.lsn), received: Timestamp::from_micros(mark.received_us) });
-            Stored { positions, mark }
+            Stored { positions, mark, repeated_below: all.repeated_below.map(Lsn::new) }
         });
         Ok(found)
     }
@@ -143,6 +148,7 @@ impl Owner {
             position: scanned.get(),
             completed_beyond: *completed_beyond,
             mark: stored.mark.map(|mark| MarkForm { lsn: mark.lsn.get(), received_us: mark.received.micros() }),
+            repeated_below: stored.repeated_below.map(Lsn::get),
             producer: stamp.producer,
             transaction: stamp.number,
         };
@@ -197,7 +203,7 @@ mod tests {
             completed_beyond: 2,
             sent_bound: Lsn::new(scanned),
         };
-        Stored { positions, mark: Some(Mark { lsn: Lsn::new(scanned - 1), received: Timestamp::from_micros(77) }) }
+        Stored { positions, mark: Some(Mark { lsn: Lsn::new(scanned - 1), received: Timestamp::from_micros(77) }), repeated_below: None }
     }
 
     /// What a partition holds after these commits.
@@ -225,6 +231,16 @@ mod tests {
         // What has not changed is not written again, what is caught up is taken away.
         assert_eq!(entries.len(), 3 + 2 + 3);
         assert_eq!(entries.iter().filter(|entry| entry.value.is_none()).count(), 1);
+    }
+
+    #[test]
+    fn what_may_be_repeated_is_told_until_it_is_over_and_is_no_part_of_the_form_then() {
+        let begun = Stored { repeated_below: Some(Lsn::new(25)), ..stored(10, &[]) };
+        let mut entries = partition(&[(OWNER, begun.clone(), STAMP)]);
+        assert_eq!(OWNER.read(&entries).unwrap().own, Some(begun));
+        entries.extend(partition(&[(OWNER, stored(30, &[]), STAMP)]));
+        assert_eq!(OWNER.read(&entries).unwrap().own, Some(stored(30, &[])));
+        assert!(!String::from_utf8_lossy(entries.last().unwrap().value.as_ref().unwrap()).contains("repeated"));
     }
 
     #[test]

@@ -50,6 +50,8 @@ pub struct Transaction {
     /// Whether a commit has something to tell.
     touched: bool,
     introduced: bool,
+    /// Since when something of it is delivered and something is not, once it is closed.
+    moving: Option<Instant>,
     records: u64,
     delivered: u64,
     topics: Vec<TopicId>,
@@ -76,6 +78,7 @@ impl Transaction {
             since: None,
             touched: false,
             introduced: false,
+            moving: None,
             records: 0,
             delivered: 0,
             topics: Vec::new(),
@@ -191,13 +194,16 @@ impl Transaction {
             }
             Phase::Closing { positions_sent: false, .. } if self.alone.is_none() || in_flight.records == 0 => Move::SendPositions,
             Phase::Closing { positions_sent: true, .. } if in_flight.is_none() => Move::Commit,
-            Phase::Closing { since, .. } => {
-                let patience = match (self.alone, self.delivered) {
-                    (Some(_), _) => TRIAL_MAX,
-                    (None, 0) => return Move::None,
-                    (None, _) => DELIVERY_MAX,
-                };
-                if now.duration_since(since) >= patience { Move::GiveUp } else { Move::None }
+            Phase::Closing { since, positions_sent } => {
+                if self.alone.is_some() {
+                    return if now.duration_since(since) >= TRIAL_MAX { Move::GiveUp } else { Move::None };
+                }
+                // The positions are something else that is delivered: a topic may be the only one that has records in it.
+                if self.delivered > 0 || (positions_sent && in_flight.is_of_records_alone()) {
+                    let moving = *self.moving.get_or_insert(now);
+                    return if now.duration_since(moving) >= DELIVERY_MAX { Move::GiveUp } else { Move::None };
+                }
+                Move::None
             }
             Phase::Introducing { sent: false } => Move::Introduce,
             Phase::Introducing { sent: true } => {
@@ -320,6 +326,7 @@ impl Transaction {
         self.since = None;
         self.touched = false;
         self.introduced = false;
+        self.moving = None;
         self.blame = Blame::Nobody;
         self.records = 0;
         self.delivered = 0;
@@ -548,13 +555,22 @@ mod tests {
     fn what_stands_while_others_move_is_given_up_and_what_stands_with_all_others_is_waited_for() {
         let start = Instant::now();
         let late = start + DELIVERY_MAX;
-        let mut transaction = open(start);
-        enter(&mut transaction, 1, Company::Any, start);
-        transaction.close(start);
-        transaction.positions_sent();
-        assert_eq!(transaction.next(under_way(1), late), Move::None, "Kafka is away");
-        transaction.delivered();
-        assert_eq!(transaction.next(under_way(1), late), Move::GiveUp);
+        let later = late + DELIVERY_MAX;
+        let with_a_position = |records| InFlight { messages: under_way(records).messages + 1, ..under_way(records) };
+        for in_flight in [with_a_position(1), under_way(1)] {
+            // One of two is delivered, or there is but one and the positions are.
+            let mut transaction = open(start);
+            enter(&mut transaction, 1, Company::Any, start);
+            enter(&mut transaction, 2, Company::Any, start);
+            transaction.close(start);
+            transaction.positions_sent();
+            assert_eq!(transaction.next(with_a_position(2), late), Move::None, "Kafka is away");
+            if in_flight == with_a_position(1) {
+                transaction.delivered();
+            }
+            assert_eq!(transaction.next(in_flight, late), Move::None, "the others come as well");
+            assert_eq!(transaction.next(in_flight, later), Move::GiveUp);
+        }
         let mut transaction = open(start);
         introduce(&mut transaction, start);
         enter(&mut transaction, 1, Company::None, start);

@@ -26,6 +26,8 @@ const HEADER: usize = 32;
 /// Length of the payload before the streams.
 const FIXED: usize = 64;
 const CLEAN_STOP: u32 = 1;
+/// How often whoever looks on reads slots that change meanwhile. Ten writes a second leave time for hundreds of readings between two of them.
+const READINGS_MAX: usize = 20;
 
 /// How far the streams are: every stream has its records below `scanned`, but for those in `behind`. The journal takes the names as they are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,7 +134,7 @@ impl Checkpoint {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Found::Absent),
             Err(error) => return Err(error).context("open", &path),
         };
-        Ok(match best_slot(file.as_ref(), &path)? {
+        Ok(match best_of(&read_slots(file.as_ref(), &path)?, &path)? {
             Some((generation, slot, content)) => Found::Good(Self { path, file, generation, slot }, content),
             None => Found::Lost,
         })
@@ -146,7 +148,8 @@ impl Checkpoint {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Seen::Absent),
             Err(error) => return Err(error).context("open", &path),
         };
-        Ok(best_slot(file.as_ref(), &path)?.map_or(Seen::Lost, |(generation, _, content)| Seen::Good { generation, content }))
+        let slots = settled_slots(file.as_ref(), &path)?;
+        Ok(best_of(&slots, &path)?.map_or(Seen::Lost, |(generation, _, content)| Seen::Good { generation, content }))
     }
 
     /// Makes the file, durable with `content` from the moment it bears its name.
@@ -188,15 +191,37 @@ impl Checkpoint {
     }
 }
 
-/// Of the slots that are good, the one with the higher generation: generation, which one, content.
-fn best_slot(file: &dyn File, path: &Path) -> Result<Option<(u64, usize, Content)>, Error> {
+/// The bytes of both slots.
+fn read_slots(file: &dyn File, path: &Path) -> Result<[Vec<u8>; 2], Error> {
     let length = to_usize(file.length().context("read the length of", path)?);
-    let mut best: Option<(u64, usize, Content)> = None;
-    for slot in 0..2 {
+    let mut slots = [Vec::new(), Vec::new()];
+    for (slot, bytes) in slots.iter_mut().enumerate() {
         let start = slot * SLOT;
-        let mut bytes = vec![0; length.saturating_sub(start).min(SLOT)];
-        read_exact_at(file, &mut bytes, to_u64(start)).context("read", path)?;
-        match decode(&bytes) {
+        bytes.resize(length.saturating_sub(start).min(SLOT), 0);
+        read_exact_at(file, bytes, to_u64(start)).context("read", path)?;
+    }
+    Ok(slots)
+}
+
+/// The bytes of both slots as they stood at one moment, though somebody writes to them. Read at different moments, the one could be older than the last sync,
+/// and the other half written.
+fn settled_slots(file: &dyn File, path: &Path) -> Result<[Vec<u8>; 2], Error> {
+    let mut slots = read_slots(file, path)?;
+    for _ in 1..READINGS_MAX {
+        let again = read_slots(file, path)?;
+        if again == slots {
+            break;
+        }
+        slots = again;
+    }
+    Ok(slots)
+}
+
+/// Of the slots that are good, the one with the higher generation: generation, which one, content.
+fn best_of(slots: &[Vec<u8>; 2], path: &Path) -> Result<Option<(u64, usize, Content)>, Error> {
+    let mut best: Option<(u64, usize, Content)> = None;
+    for (slot, bytes) in slots.iter().enumerate() {
+        match decode(bytes) {
             Slot::Known { generation, content } => {
                 if best.as_ref().is_none_or(|(highest, ..)| generation > *highest) {
                     best = Some((generation, slot, content));
@@ -433,6 +458,59 @@ mod tests {
         assert!(matches!(Checkpoint::find(&memory, dir()), Err(Error::UnknownVersion { version: 9, .. })));
         memory.edit(&path, |bytes| bytes.truncate(10));
         assert!(matches!(Checkpoint::find(&memory, dir()).unwrap(), Found::Lost));
+    }
+
+    /// Written to by somebody else while it is read.
+    #[derive(Debug)]
+    struct Changing {
+        slots: std::sync::Mutex<[Vec<u8>; 2]>,
+        /// Behind which reading.
+        at: usize,
+        readings: std::sync::atomic::AtomicUsize,
+    }
+
+    impl File for Changing {
+        fn read_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
+            let mut slots = self.slots.lock().unwrap();
+            let slot = to_usize(offset) / SLOT;
+            buffer.copy_from_slice(&slots[slot][..buffer.len()]);
+            let reading = self.readings.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            if reading == self.at {
+                // The first slot has its turn and is synced, then the second is half written.
+                slots[0] = slot_of(5);
+                slots[1] = vec![7; SLOT];
+            }
+            Ok(buffer.len())
+        }
+
+        fn write_at(&self, _: &[u8], _: u64) -> std::io::Result<usize> {
+            Err(std::io::ErrorKind::Unsupported.into())
+        }
+
+        fn sync_data(&self) -> std::io::Result<()> {
+            Ok(())
+        }
+
+        fn length(&self) -> std::io::Result<u64> {
+            Ok(to_u64(2 * SLOT))
+        }
+    }
+
+    fn slot_of(generation: u64) -> Vec<u8> {
+        let mut bytes = encode(generation, &content_at(generation));
+        bytes.resize(SLOT, 0);
+        bytes
+    }
+
+    #[test]
+    fn whoever_looks_on_never_sees_less_than_what_was_synced_before() {
+        // The second slot is synced; what is written during the look is at most added.
+        for at in 0..4 {
+            let file = Changing { slots: std::sync::Mutex::new([slot_of(3), slot_of(4)]), at, readings: 0.into() };
+            let slots = settled_slots(&file, dir()).unwrap();
+            let (generation, ..) = best_of(&slots, dir()).unwrap().unwrap();
+            assert!(generation >= 4, "generation {generation}, changed behind reading {at}");
+        }
     }
 
     #[test]

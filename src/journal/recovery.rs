@@ -4,6 +4,8 @@
 //! corruption, and what is accepted of it is written once more and synced. At last the checkpoint is made durable with what was decided. A crash
 //! anywhere in between leads the next start to the same decisions.
 
+mod look;
+
 use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,11 +18,12 @@ use super::config::Config;
 use super::error::{Context, Error};
 use super::lsn::Lsn;
 use super::report::{RecoveryReport, Start};
-use super::segment::{Header, Name, Page, Segment, Spare};
-use super::set_aside::{self, Holdings, Kept, WithoutRoom};
+use super::segment::{Segment, Spare};
+use super::set_aside::{self, Kept, WithoutRoom};
 use super::storage::{Lock, Storage};
 use super::survey::{self, Survey};
 use crate::metrics;
+use look::{Seen, look};
 
 pub(super) const LOCK: &str = "lock";
 const CHECKPOINT_NEW: &str = "checkpoint.new";
@@ -42,17 +45,6 @@ pub(super) struct Recovered {
     /// Whether the last segment can be written on; else the next record begins a fresh one.
     pub(super) writable: bool,
     pub(super) report: RecoveryReport,
-}
-
-/// What was read before anything is touched.
-struct Seen {
-    checkpoint: Found,
-    segments: VecDeque<Arc<Segment>>,
-    /// Files named as segments whose header cannot be read, by number.
-    headless: Vec<u64>,
-    spares: Vec<(u64, u64)>,
-    unfinished: Vec<String>,
-    holdings: Holdings,
 }
 
 /// Opens the folder.
@@ -80,70 +72,6 @@ fn make_dir(storage: &dyn Storage, dir: &Path) -> Result<(), Error> {
         // Who may not look at what is around the folder has not made it.
         Err(error) if exists && error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
         other => other.context("sync", parent),
-    }
-}
-
-/// Reads the checkpoint and the headers of all segments; changes nothing.
-fn look(storage: &dyn Storage, dir: &Path) -> Result<Seen, Error> {
-    let checkpoint = Checkpoint::find(storage, dir)?;
-    let mut numbers = Vec::new();
-    let mut spares = Vec::new();
-    let mut unfinished = Vec::new();
-    for entry in storage.list(dir).context("list", dir)? {
-        match Name::parse(&entry.name) {
-            Name::Segment(number) => numbers.push((number, entry.length)),
-            Name::Spare(number) => spares.push((number, entry.length)),
-            Name::Unfinished => unfinished.push(entry.name),
-            Name::Other if entry.name == CHECKPOINT_NEW => unfinished.push(entry.name),
-            Name::Other => {}
-        }
-    }
-    numbers.sort_unstable();
-    let mut segments = VecDeque::new();
-    let mut headless = Vec::new();
-    for (number, length) in numbers {
-        match open_segment(storage, dir, number, length)? {
-            Some(segment) => segments.push_back(Arc::new(segment)),
-            None => headless.push(number),
-        }
-    }
-    check_order(&segments)?;
-    if let Found::Good(_, content) = &checkpoint {
-        check_identity(&segments, content)?;
-    }
-    let holdings = set_aside::holdings(storage, dir)?;
-    Ok(Seen { checkpoint, segments, headless, spares, unfinished, holdings })
-}
-
-/// `None` where neither copy of the header is good.
-fn open_segment(storage: &dyn Storage, dir: &Path, number: u64, length: u64) -> Result<Option<Segment>, Error> {
-    let path = Segment::path(dir, number);
-    let file = storage.open(&path).context("open", &path)?;
-    let mut page = vec![0; super::segment::PAGE.min(super::number::to_usize(length))];
-    super::storage::read_exact_at(file.as_ref(), &mut page, 0).context("read", &path)?;
-    match Header::parse(&page) {
-        Page::Known(header) if header.number == number => Ok(Some(Segment { header, path, length, file })),
-        Page::Known(_) => Err(Error::Foreign { path, why: "its name and its header have different numbers" }),
-        Page::Unknown(version) => Err(Error::UnknownVersion { path, version }),
-        Page::Bad => Ok(None),
-    }
-}
-
-fn check_order(segments: &VecDeque<Arc<Segment>>) -> Result<(), Error> {
-    for (one, next) in segments.iter().zip(segments.iter().skip(1)) {
-        if next.header.first < one.header.first {
-            return Err(Error::Foreign { path: next.path.clone(), why: "its records come before those of the segment before it" });
-        }
-    }
-    Ok(())
-}
-
-/// Segments from before a change of identity bear the old one.
-fn check_identity(segments: &VecDeque<Arc<Segment>>, content: &Content) -> Result<(), Error> {
-    let foreign = segments.iter().find(|segment| segment.header.first >= content.since && segment.header.journal != content.journal);
-    match foreign {
-        Some(segment) => Err(Error::Foreign { path: segment.path.clone(), why: "the checkpoint is of a journal with another identity" }),
-        None => Ok(()),
     }
 }
 

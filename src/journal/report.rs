@@ -33,7 +33,7 @@ pub struct RecoveryReport {
     pub start: Start,
     /// The journal's identity.
     pub identity: Uuid,
-    /// The identity before, where a new one was taken because a position lay beyond the log's end.
+    /// The identity before, where a new one was taken because the log has lost its end.
     pub identity_before: Option<Uuid>,
     /// The first LSN that some stream may lack.
     pub lowest: Lsn,

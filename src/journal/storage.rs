@@ -16,7 +16,7 @@ pub use disk::Disk;
 pub trait Storage: Send + Sync + fmt::Debug {
     /// Makes a folder within one that exists. One that exists already is an error of kind [`io::ErrorKind::AlreadyExists`].
     fn create_dir(&self, path: &Path) -> io::Result<()>;
-    /// The files of a folder, in no order. Folders within it and names that are not UTF-8 are left out.
+    /// The files of a folder, in no order. Folders within it and names that are not UTF-8 are left out, and so is what loses its name meanwhile.
     fn list(&self, dir: &Path) -> io::Result<Vec<Entry>>;
     /// An empty file to read and write; what stood there is gone.
     fn create(&self, path: &Path) -> io::Result<Box<dyn File>>;

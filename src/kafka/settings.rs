@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
@@ -69,6 +70,8 @@ const MESSAGE_MAX_BYTES: u64 = 1_000_000_000;
 const BATCH_BYTES: u64 = 1_000_000;
 /// A batch's own header (61 bytes) and the request's, which the broker counts or librdkafka does not.
 const BATCH_HEADROOM_BYTES: u64 = 512;
+/// How long a request may go unanswered, unless the configuration says otherwise.
+const SOCKET_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What a client is made of. `Debug` shows no values: some are secrets.
 #[derive(Clone)]
@@ -297,11 +300,19 @@ fn defaults(kafka: &config::Kafka) -> BTreeMap<String, String> {
         ("socket.keepalive.enable", "true".to_owned()),
         // A broker that hangs and ends no connection: by now its cluster has long made others the leaders, and librdkafka's 60 s would hold up all that is under
         // way to it. A request that was only slow is sent again and told apart by its sequence numbers.
-        ("socket.timeout.ms", "20000".to_owned()),
+        ("socket.timeout.ms", socket_timeout_ms(kafka).to_string()),
     ]
     .into_iter()
     .map(|(key, value)| (key.to_owned(), value))
     .collect()
+}
+
+/// The default, which librdkafka wants no longer than the transactions' timeout: it makes no producer else.
+fn socket_timeout_ms(kafka: &config::Kafka) -> u128 {
+    match kafka.delivery {
+        config::Delivery::AtLeastOnce => SOCKET_TIMEOUT.as_millis(),
+        config::Delivery::ExactlyOnce => SOCKET_TIMEOUT.min(kafka.transaction_timeout.get()).as_millis(),
+    }
 }
 
 fn queue_max_bytes(message_max_bytes: u64) -> u64 {
@@ -414,6 +425,26 @@ mod tests {
         .unwrap();
         settings.producer().create_with_context::<_, BaseProducer>(DefaultProducerContext).unwrap();
         settings.admin().create_with_context::<_, BaseProducer>(DefaultProducerContext).unwrap();
+    }
+
+    #[test]
+    fn a_producer_is_made_at_every_timeout_that_the_check_of_the_configuration_lets_pass() {
+        for (delivery, seconds, socket) in [
+            (config::Delivery::ExactlyOnce, 5, "5000"),
+            (config::Delivery::ExactlyOnce, 19, "19000"),
+            (config::Delivery::ExactlyOnce, 30, "20000"),
+            (config::Delivery::ExactlyOnce, 900, "20000"),
+            (config::Delivery::AtLeastOnce, 5, "20000"),
+        ] {
+            let kafka = config::Kafka { delivery, transaction_timeout: config::Period::from_secs(seconds), ..kafka(&[], &[]) };
+            let settings = Settings::load(&kafka, &config::Topics::default()).unwrap();
+            assert_eq!(get(&settings, "socket.timeout.ms"), Some(socket), "{delivery:?}, {seconds} s");
+            settings.producer().create_with_context::<_, BaseProducer>(DefaultProducerContext).unwrap();
+        }
+        // What the operator has set is kept.
+        let properties = [("socket.timeout.ms", "5000")];
+        let kafka = config::Kafka { delivery: config::Delivery::ExactlyOnce, ..kafka(&properties, &[]) };
+        assert_eq!(get(&Settings::load(&kafka, &config::Topics::default()).unwrap(), "socket.timeout.ms"), Some("5000"));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::support::bridge::PATIENCE;
-use crate::support::kafka::{self, BROKERS, Kafka};
+use crate::support::kafka::{self, BROKERS, Exclusive, Kafka};
 use crate::support::trial::{Plan, Trial};
 use crate::support::{eventually, setting};
 
@@ -38,8 +38,20 @@ fn told_that_kafka_is_away(trial: &Trial) {
 
 #[test]
 fn a_leader_that_is_killed_is_followed_by_another_and_comes_back() {
-    let mut kafka = kafka::exclusive();
-    let trial = Trial::start(&kafka, &Plan::new("leader", kafka.bootstrap_servers()));
+    let kafka = kafka::exclusive();
+    let plan = Plan::new("leader", kafka.bootstrap_servers());
+    kill_a_leader(kafka, &plan);
+}
+
+#[test]
+fn a_leader_that_is_killed_in_a_transaction_doubles_nothing() {
+    let kafka = kafka::exclusive();
+    let plan = Plan::new("onceleader", kafka.bootstrap_servers()).exactly_once();
+    kill_a_leader(kafka, &plan);
+}
+
+fn kill_a_leader(mut kafka: Exclusive, plan: &Plan) {
+    let trial = Trial::start(&kafka, plan);
     let victim = leader(&kafka, &trial.topic("member-exit"));
     kafka.kill_brokers(&[victim]);
     leads_nothing(&kafka, &trial, victim);
@@ -54,8 +66,20 @@ fn a_leader_that_is_killed_is_followed_by_another_and_comes_back() {
 
 #[test]
 fn with_two_brokers_killed_nothing_is_published_and_nothing_is_lost() {
-    let mut kafka = kafka::exclusive();
-    let trial = Trial::start(&kafka, &Plan::new("two", kafka.bootstrap_servers()));
+    let kafka = kafka::exclusive();
+    let plan = Plan::new("two", kafka.bootstrap_servers());
+    kill_two(kafka, &plan);
+}
+
+#[test]
+fn with_two_brokers_killed_a_transaction_waits_or_is_repeated_and_doubles_nothing() {
+    let kafka = kafka::exclusive();
+    let plan = Plan::new("oncetwo", kafka.bootstrap_servers()).exactly_once();
+    kill_two(kafka, &plan);
+}
+
+fn kill_two(mut kafka: Exclusive, plan: &Plan) {
+    let trial = Trial::start(&kafka, plan);
     let survivor = leader(&kafka, &trial.topic("group-full"));
     let killed: Vec<i32> = BROKERS.into_iter().filter(|broker| *broker != survivor).collect();
     kafka.kill_brokers(&killed);

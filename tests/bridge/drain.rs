@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::bridge::{Bridge, Client, PATIENCE, Site, exchange, group_full, prefix};
+use crate::support::bridge::{Bridge, Client, Delivery, INSTANCE, PATIENCE, Site, exchange, group_full, prefix};
 use crate::support::http::Answer;
+use crate::support::proxy::Weather;
 use crate::support::{eventually, free_port, kafka};
 
 const FULL: &str = "Group.CallbackAfterGroupFull";
@@ -36,7 +37,15 @@ fn ask(bridge: &Bridge, method: &str, head: &str) -> Answer {
 fn order(bridge: &Bridge, method: &str) -> Value {
     let answer = ask(bridge, method, &format!("Authorization: Bearer {TOKEN}\r\n"));
     assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")), "{method}: {answer:?}\n{}", bridge.log());
-    serde_json::from_str(&answer.body).unwrap()
+    let report: Value = serde_json::from_str(&answer.body).unwrap();
+    assert!(report["empty_since"].is_null() || report["unpublished"] == 0, "it is not empty: {report}\n{}", bridge.log());
+    report
+}
+
+/// Looks until it is said to be empty, which it is then.
+fn drained(bridge: &Bridge) {
+    eventually("it is empty", PATIENCE, || (!order(bridge, "GET")["empty_since"].is_null()).then_some(()));
+    assert_eq!(bridge.unpublished(), 0.0);
 }
 
 fn is_ready(bridge: &Bridge) -> bool {
@@ -128,6 +137,61 @@ fn a_drained_bridge_goes_on_until_it_is_empty_and_says_so_only_then() {
     ] {
         assert_eq!(log.lines().filter(|logged| logged.contains(line)).count(), 1, "{line}: {log}");
     }
+}
+
+#[test]
+fn a_drain_waits_for_kafka_to_come_back() {
+    let kafka = kafka::exclusive();
+    for delivery in [Delivery::AtLeastOnce, Delivery::ExactlyOnce] {
+        let prefix = prefix("drainaway");
+        let site = site(&kafka.proxied_servers(), &prefix, &delivery.settings(&prefix));
+        site.make_topics();
+        let bridge = site.start();
+        bridge.accept(FULL, &group_full("before", 1));
+        bridge.settled(PATIENCE);
+        kafka.network().becomes(Weather::Cut);
+        kafka.network().reset();
+        for number in 0..20 {
+            bridge.accept(FULL, &group_full("during", number));
+        }
+        order(&bridge, "POST");
+        eventually("the loss shows", PATIENCE, || {
+            assert!(order(&bridge, "GET")["empty_since"].is_null());
+            bridge.page("/readyz").body.lines().any(|line| line.contains("kafka brokers") && line.contains("none")).then_some(())
+        });
+        kafka.network().becomes(Weather::Clear);
+        drained(&bridge);
+        assert_eq!(kafka.keys(&format!("{prefix}group-full")).len(), 21, "{delivery:?}");
+        bridge.stop();
+    }
+}
+
+#[test]
+fn a_drain_is_not_over_while_the_producer_that_had_the_last_records_is_built_anew() {
+    let kafka = kafka::shared();
+    let prefix = prefix("drainfence");
+    let settings = format!("kafka.commit_interval = \"5s\"\n{}", Delivery::ExactlyOnce.settings(&prefix));
+    let site = site(&kafka.bootstrap_servers(), &prefix, &settings);
+    site.make_topics();
+    let bridge = site.start();
+    let committed = || bridge.metric("chat_bridge_transactions_committed_total");
+    eventually("the positions are committed", PATIENCE, || (committed() >= 1.0).then_some(()));
+    for number in 0..20 {
+        bridge.accept(FULL, &group_full("last", number));
+    }
+    order(&bridge, "POST");
+    eventually("callbacks are refused", PATIENCE, || (order(&bridge, "GET")["accepting"] == false).then_some(()));
+    let topic = format!("{prefix}group-full");
+    eventually("the records are in an open transaction", PATIENCE, || {
+        let ends: i64 = (0..6).map(|partition| kafka.end(&topic, partition, "read_uncommitted")).sum();
+        (ends == 20).then_some(())
+    });
+    assert_eq!((committed(), bridge.unpublished()), (1.0, 20.0), "it was not committed in time for this test");
+    kafka.fence(&format!("{prefix}positions-{INSTANCE}"));
+    drained(&bridge);
+    assert!(bridge.metric("chat_bridge_kafka_producer_rebuilds_total") >= 1.0);
+    assert_eq!(kafka.read(&topic).len(), 20);
+    bridge.stop();
 }
 
 #[test]
@@ -256,5 +320,23 @@ fn a_stop_of_a_drained_bridge_waits_for_no_lame_duck() {
     is_drained(&bridge);
     // The journal is empty, and Kafka need not be there for that.
     eventually("it is empty", PATIENCE, || (!order(&bridge, "GET")["empty_since"].is_null()).then_some(()));
+    bridge.stop();
+}
+
+#[test]
+fn a_start_removes_what_a_crash_has_left_unfinished_beside_the_journal() {
+    let site = site(&nowhere(), "unfinished.", "");
+    site.start().kill();
+    let oversized = site.journal().join("oversized");
+    fs::create_dir(&oversized).unwrap();
+    let unfinished = [site.journal().join("drain.partial"), oversized.join("one.partial")];
+    let kept = oversized.join("two");
+    for path in unfinished.iter().chain([&kept]) {
+        fs::write(path, "x").unwrap();
+    }
+    let bridge = site.start();
+    eventually("they are gone", PATIENCE, || unfinished.iter().all(|path| !path.exists()).then_some(()));
+    assert!(kept.exists());
+    serves(&bridge);
     bridge.stop();
 }

@@ -7,55 +7,48 @@ use std::process::{Child, Stdio};
 
 use rustix::process::Signal;
 
-use crate::support::bridge::{Bridge, PATIENCE, Site, argument, group_full, prefix, program, simulate};
+use crate::support::bridge::{Bridge, Delivery, INSTANCE, PATIENCE, Site, argument, group_full, prefix, program, simulate};
 use crate::support::consumers::{self, Isolation};
 use crate::support::kafka::{self, BRIDGE, Kafka};
 use crate::support::{eventually, free_port};
 
 const FULL: &str = "Group.CallbackAfterGroupFull";
-const EXIT: &str = "Group.CallbackAfterMemberExit";
+pub(crate) const EXIT: &str = "Group.CallbackAfterMemberExit";
 
-const KINDS: [&str; 5] = ["group-disband", "member-exit", "group-full", "unrecognized", "dead-letter"];
+pub(crate) const KINDS: [&str; 5] = ["group-disband", "member-exit", "group-full", "unrecognized", "dead-letter"];
 
 /// Times that the bridge is killed.
 const ROUNDS: u32 = 50;
 
-/// The number of every test's bridge.
-const INSTANCE: &str = "7";
-
-fn exactly_once(prefix: &str, settings: &str) -> String {
-    // As many partitions as the test's instance needs.
-    format!(
-        "kafka.delivery = \"exactly-once\"\nkafka.positions_topic = \"{prefix}positions\"\n\
-         topics.config.\"{prefix}positions\".partitions = 8\n{settings}"
-    )
+pub(crate) fn exactly_once(prefix: &str, settings: &str) -> String {
+    format!("{}{settings}", Delivery::ExactlyOnce.settings(prefix))
 }
 
 /// A configuration that delivers exactly once, with a topic of positions of its own.
-fn site(kafka: &Kafka, prefix: &str, settings: &str) -> Site {
+pub(crate) fn site(kafka: &Kafka, prefix: &str, settings: &str) -> Site {
     Site::new(&kafka.bootstrap_servers(), prefix, &exactly_once(prefix, settings))
 }
 
-fn make_all_but(kafka: &Kafka, prefix: &str, missing: &str) {
+pub(crate) fn make_all_but(kafka: &Kafka, prefix: &str, missing: &str) {
     for kind in KINDS.iter().filter(|kind| **kind != missing) {
         kafka.create_topic(&format!("{prefix}{kind}"), 3, &[]);
     }
     kafka.create_topic(&format!("{prefix}positions"), 8, &[("cleanup.policy", "compact")]);
 }
 
-fn exit(group: &str, note: &str) -> String {
+pub(crate) fn exit(group: &str, note: &str) -> String {
     format!(
         r#"{{"CallbackCommand":"{EXIT}","GroupId":"{group}","Type":"Public","ExitType":"Quit","Operator_Account":"{note}","ExitMemberList":[],"EventTime":1}}"#
     )
 }
 
 /// The notes of a topic's exits, in the order of their partition.
-fn notes(kafka: &Kafka, topic: &str) -> Vec<String> {
+pub(crate) fn notes(kafka: &Kafka, topic: &str) -> Vec<String> {
     let event = |value: &[u8]| serde_json::from_slice::<serde_json::Value>(value).unwrap();
     kafka.read(topic).iter().map(|record| event(record.value.as_ref().unwrap())["data"]["operator"].as_str().unwrap().to_owned()).collect()
 }
 
-fn numbers(range: std::ops::Range<u32>) -> Vec<String> {
+pub(crate) fn numbers(range: std::ops::Range<u32>) -> Vec<String> {
     range.map(|number| number.to_string()).collect()
 }
 
@@ -63,7 +56,7 @@ fn aborted(bridge: &Bridge, reason: &str) -> f64 {
     bridge.metric(&format!("chat_bridge_transactions_aborted_total{{reason=\"{reason}\"}}"))
 }
 
-fn published(bridge: &Bridge, topic: &str) -> f64 {
+pub(crate) fn published(bridge: &Bridge, topic: &str) -> f64 {
     bridge.metric(&format!("chat_bridge_events_published_total{{topic=\"{topic}\"}}"))
 }
 
@@ -256,11 +249,8 @@ fn a_missing_topic_holds_nobody_up_and_resumes_in_order() {
     bridge.stop();
 }
 
-#[test]
-fn a_topic_whose_rights_are_withdrawn_is_found_among_the_others_of_its_transaction_and_tried_alone() {
-    let kafka = kafka::shared();
-    let prefix = prefix("oncerights");
-    make_all_but(&kafka, &prefix, "");
+/// A site whose bridge has the rights that it needs, and the password in a file.
+pub(crate) fn site_with_rights(kafka: &Kafka, prefix: &str) -> Site {
     for kind in KINDS.into_iter().chain(["positions"]) {
         for right in ["Describe", "Write"] {
             kafka.grant(BRIDGE, &format!("{prefix}{kind}"), right);
@@ -269,12 +259,21 @@ fn a_topic_whose_rights_are_withdrawn_is_found_among_the_others_of_its_transacti
     // What the bridge reads back, and the name that its transactions bear: nothing else, no group and no right of the cluster.
     kafka.grant(BRIDGE, &format!("{prefix}positions"), "Read");
     kafka.grant_transactions(BRIDGE, &format!("{prefix}positions-{INSTANCE}"));
-    let password = tempfile::NamedTempFile::new().unwrap();
-    fs::write(password.path(), BRIDGE.password).unwrap();
     let properties: Vec<String> = kafka.sasl_properties(BRIDGE).into_iter().map(|(key, value)| format!("{key:?} = {value:?}")).collect();
-    let secrets =
-        format!("[kafka.properties]\n{}\n[kafka.secret_files]\n\"sasl.password\" = {:?}\n", properties.join("\n"), password.path());
-    let site = Site::new(&kafka.sasl_servers(), &prefix, &exactly_once(&prefix, &secrets));
+    let site = Site::new(&kafka.sasl_servers(), prefix, "");
+    let password = site.file("password");
+    fs::write(&password, BRIDGE.password).unwrap();
+    let secrets = format!("[kafka.properties]\n{}\n[kafka.secret_files]\n\"sasl.password\" = {password:?}\n", properties.join("\n"));
+    site.configure(&kafka.sasl_servers(), prefix, &exactly_once(prefix, &secrets));
+    site
+}
+
+#[test]
+fn a_topic_whose_rights_are_withdrawn_is_found_among_the_others_of_its_transaction_and_tried_alone() {
+    let kafka = kafka::shared();
+    let prefix = prefix("oncerights");
+    make_all_but(&kafka, &prefix, "");
+    let site = site_with_rights(&kafka, &prefix);
     let bridge = site.start();
     let (topic, other) = (format!("{prefix}member-exit"), format!("{prefix}group-full"));
     let mut next = 0;
@@ -398,7 +397,7 @@ fn an_older_copy_of_a_journal_loses_nothing_that_it_is_given() {
     assert_eq!(found, numbers(0..51).into_iter().collect());
 }
 
-fn copy_folder(from: &Path, to: &Path) {
+pub(crate) fn copy_folder(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
         if entry.file_type().unwrap().is_file() {

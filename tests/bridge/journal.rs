@@ -1,5 +1,8 @@
 //! The operator's tools: what they say of a folder, beside a bridge and without one, and what they publish.
 
+mod drain;
+mod replay;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -23,6 +26,13 @@ struct Run {
     stderr: String,
 }
 
+impl From<Output> for Run {
+    fn from(Output { status, stdout, stderr }: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Self { code: status.code().unwrap(), stdout: text(stdout), stderr: text(stderr) }
+    }
+}
+
 impl Run {
     fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
@@ -41,10 +51,7 @@ impl Run {
 
 /// Runs `journal` with these arguments on this site's folder.
 fn journal(site: &Site, arguments: &[&str]) -> Run {
-    let done = program().arg("journal").args(arguments).arg("--config").arg(site.config()).output().unwrap();
-    let Output { status, stdout, stderr } = done;
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    Run { code: status.code().unwrap(), stdout: text(stdout), stderr: text(stderr) }
+    program().arg("journal").args(arguments).arg("--config").arg(site.config()).output().unwrap().into()
 }
 
 fn nowhere() -> String {
@@ -313,32 +320,6 @@ fn a_replay_shows_its_plan_and_publishes_the_same_ids_again() {
     assert_eq!(missing.code, 69, "{missing:?}");
     assert!(missing.stderr.contains("it does not exist; nothing was sent"), "{missing:?}");
     assert_eq!(journal(&site, &["replay", "--topic", "no/name"]).code, 64);
-    bridge.stop();
-}
-
-#[test]
-fn what_is_not_published_yet_is_not_replayed_and_what_is_too_large_is_told() {
-    let site = unpublished(&prefix("not-yet"));
-    let run = journal(&site, &["replay", "--yes", "--format", "json"]).good();
-    let plan = run.json();
-    assert_eq!((&plan["plan"]["topics"], &plan["plan"]["left_out"]["unpublished"]), (&json!({}), &json!(50)), "{plan}");
-    assert_eq!(plan["sent"], Value::Null);
-
-    let kafka = kafka::shared();
-    let prefix = prefix("too-large");
-    let (site, bridge) = published(&kafka, &prefix);
-    // No compression makes it smaller.
-    let digits: String = (0..4000).map(|_| char::from_digit(fastrand::u32(..16), 16).unwrap()).collect();
-    bridge.accept(OTHER, &format!(r#"{{"CallbackCommand":"{OTHER}","GroupId":"two","Text":"{digits}"}}"#));
-    is_told_to_be_published(&site, 8);
-    let small = format!("{prefix}small");
-    kafka.create_topic(&small, 1, &[("max.message.bytes", "2000")]);
-    let run = journal(&site, &["replay", "--topic", &small, "--yes", "--format", "json"]);
-    let sent = &run.json()["sent"];
-    assert_eq!((run.code, &sent["republished"], &sent["stopped"]), (69, &json!(5), &Value::Null), "{run:?}");
-    let [refused] = sent["refused"].as_array().unwrap().as_slice() else { panic!("{run:?}") };
-    assert_eq!((&refused["lsn"], &refused["topic"]), (&json!(7), &json!(small)), "{run:?}");
-    assert_eq!(kafka.read(&small).len(), 5);
     bridge.stop();
 }
 

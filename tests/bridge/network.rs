@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::support::eventually;
-use crate::support::kafka;
+use crate::support::kafka::{self, Kafka};
 use crate::support::proxy::Weather;
 use crate::support::trial::{Plan, Trial};
 
@@ -15,8 +15,18 @@ const FLOWING: [&str; 3] = ["group-disband", "member-exit", "group-full"];
 #[test]
 fn a_network_that_is_cut_holds_up_nothing_but_the_events() {
     let kafka = kafka::exclusive();
-    let trial = Trial::start(&kafka, &Plan::new("cut", kafka.proxied_servers()));
-    for _ in 0..2 {
+    cut(&kafka, &Plan::new("cut", kafka.proxied_servers()), 2);
+}
+
+#[test]
+fn a_network_that_is_cut_doubles_nothing_of_a_transaction() {
+    let kafka = kafka::exclusive();
+    cut(&kafka, &Plan::new("oncecut", kafka.proxied_servers()).exactly_once(), 1);
+}
+
+fn cut(kafka: &Kafka, plan: &Plan, times: usize) {
+    let trial = Trial::start(kafka, plan);
+    for _ in 0..times {
         kafka.network().becomes(Weather::Cut);
         trial.stands_still(&FLOWING);
         trial.accepts(CALLBACKS);
@@ -24,7 +34,7 @@ fn a_network_that_is_cut_holds_up_nothing_but_the_events() {
         kafka.network().becomes(Weather::Clear);
         trial.flows();
     }
-    trial.end(&kafka);
+    trial.end(kafka);
 }
 
 #[test]
@@ -43,7 +53,17 @@ fn a_network_that_is_slow_delays_the_events_and_not_the_answers() {
 #[test]
 fn connections_that_are_reset_in_the_middle_of_anything_neither_lose_nor_double_anything() {
     let kafka = kafka::exclusive();
-    let trial = Trial::start(&kafka, &Plan::new("reset", kafka.proxied_servers()));
+    tear(&kafka, &Plan::new("reset", kafka.proxied_servers()));
+}
+
+#[test]
+fn connections_that_are_reset_in_the_middle_of_a_transaction_double_nothing() {
+    let kafka = kafka::exclusive();
+    tear(&kafka, &Plan::new("oncereset", kafka.proxied_servers()).exactly_once());
+}
+
+fn tear(kafka: &Kafka, plan: &Plan) {
+    let trial = Trial::start(kafka, plan);
     let resets = |at_least: u64| {
         eventually("connections are reset", Duration::from_secs(30), || (kafka.network().resets() >= at_least).then_some(()));
     };
@@ -60,5 +80,5 @@ fn connections_that_are_reset_in_the_middle_of_anything_neither_lose_nor_double_
     resets(before + 5);
     kafka.network().becomes(Weather::Clear);
     trial.flows();
-    trial.end(&kafka);
+    trial.end(kafka);
 }

@@ -31,6 +31,9 @@ const FULL: &str = "Group.CallbackAfterGroupFull";
 /// Segments as small as they may be, so that many are begun and freed.
 const SETTINGS: &str = "http.body_max = \"512KiB\"";
 
+/// What a journal of failures holds at most: far more than is written until a failure that is planned, and full soon where that never comes.
+const FAILING_SIZE_MAX: &str = "journal.size_max = \"64MiB\"";
+
 /// A journal on a volume of its own.
 fn site_on_volume(servers: &str, prefix: &str, seed: u64) -> (Site, Volume) {
     let site = Site::new(servers, prefix, SETTINGS);
@@ -137,6 +140,7 @@ fn a_disk_that_fails_once_ends_the_bridge_with_74_and_what_follows_holds_against
         let prefix = prefix("failing");
         let nowhere = format!("127.0.0.1:{}", free_port());
         let (site, mut volume) = site_on_volume(&nowhere, &prefix, random.u64(..));
+        site.change("journal.size_max = \"256MiB\"", FAILING_SIZE_MAX);
         let mut bridge = site.start();
         bridge.accept(FULL, &group_full("before", 1));
         volume.plan(Event::Error, operation, nth);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
-use crate::support::kafka::{self, BROKERS, Kafka};
+use crate::support::kafka::{self, BROKERS, Exclusive, Kafka};
 use crate::support::proxy::Weather;
 use crate::support::trial::{Plan, Trial};
 use crate::support::{say, setting};
@@ -67,7 +67,7 @@ impl Fault {
             Harm::Desync { kind } => {
                 // There must be a producer that the leader knows.
                 trial.flows_to(&[kind]);
-                kafka.forge(&trial.topic(kind), 0, 1_000);
+                trial.forge(kafka, kind, 1_000);
             }
         }
         trial.accepts(self.lasts);
@@ -92,14 +92,24 @@ impl fmt::Display for Fault {
 
 #[test]
 fn whatever_kafka_does_nothing_is_lost() {
-    let seconds = setting("CHAT_BRIDGE_SOAK_SECONDS").unwrap_or(SECONDS);
+    let kafka = kafka::exclusive();
+    let plan = Plan::new("soak", kafka.proxied_servers());
+    soak(kafka, plan, setting("CHAT_BRIDGE_SOAK_SECONDS").unwrap_or(SECONDS));
+}
+
+#[test]
+fn whatever_kafka_does_what_is_committed_stands_there_once() {
+    let kafka = kafka::exclusive();
+    let plan = Plan::new("oncesoak", kafka.proxied_servers()).exactly_once();
+    soak(kafka, plan, setting("CHAT_BRIDGE_SOAK_SECONDS").unwrap_or(SECONDS / 2));
+}
+
+fn soak(mut kafka: Exclusive, plan: Plan, seconds: u64) {
     let seed = setting("CHAT_BRIDGE_SOAK_SEED").unwrap_or_else(|| fastrand::u64(..));
     let mut random = Rng::with_seed(seed);
-    let mut kafka = kafka::exclusive();
-    say(&format!(
-        "soak: {seconds} s of seed {seed}; again: CHAT_BRIDGE_SOAK_SECONDS={seconds} CHAT_BRIDGE_SOAK_SEED={seed} cargo test --locked --test bridge soak::"
-    ));
-    let trial = Trial::start(&kafka, &Plan { rate: RATE, ..Plan::new("soak", kafka.proxied_servers()) });
+    let again = format!("CHAT_BRIDGE_SOAK_SECONDS={seconds} CHAT_BRIDGE_SOAK_SEED={seed} cargo test --locked --test bridge soak::");
+    say(&format!("soak: {seconds} s of seed {seed}, {:?}; again: {again}", plan.delivery));
+    let trial = Trial::start(&kafka, &Plan { rate: RATE, ..plan });
     let start = Instant::now();
     let mut faults = 0;
     while start.elapsed() < Duration::from_secs(seconds) {

@@ -19,6 +19,9 @@ use crate::log;
 /// It takes the folder's lock, so no bridge may use it: exit code 78 where one does. Use the configuration of the instance that the folder belonged to,
 /// `kafka.instance` included: events, order, dead letters and repetitions are what a start of that bridge would make of it. Nothing is received meanwhile.
 ///
+/// With `kafka.delivery = "exactly-once"` a bridge that has come to work under the same instance number since, in another folder, is stopped first: this
+/// takes the name from it, and either ends the other.
+///
 /// Exit code 0 once nothing is left; 69 where something is, because Kafka has confirmed nothing for the time that --timeout grants, or a signal came. What
 /// was published by then is not published again by the next try.
 #[derive(Debug, Args)]
@@ -68,8 +71,10 @@ impl Drain {
 struct Summary {
     dir: String,
     identity: String,
-    /// Records that were unpublished when it began.
+    /// Records that were unpublished when it began: what became of them, and what is left, is as many.
     unpublished: u64,
+    /// Records that Kafka's positions call published, and the folder did not.
+    earlier: u64,
     published: u64,
     dead_lettered: u64,
     corrupt: u64,
@@ -83,22 +88,11 @@ struct Summary {
 
 impl Summary {
     fn new(dir: String, drained: Drained) -> Self {
-        let Drained { report, published, dead_lettered, corrupt, discarded, left } = drained;
+        let Drained { report, unpublished, earlier, published, dead_lettered, corrupt, discarded, left } = drained;
         let is_empty = left.is_none();
         let (left, reasons) = left.map_or((0, Vec::new()), |left| (left.records, left.reasons));
         let identity = report.identity.to_string();
-        Self {
-            dir,
-            identity,
-            unpublished: report.unpublished_records,
-            published,
-            dead_lettered,
-            corrupt,
-            discarded,
-            left,
-            reasons,
-            is_empty,
-        }
+        Self { dir, identity, unpublished, earlier, published, dead_lettered, corrupt, discarded, left, reasons, is_empty }
     }
 
     fn verdict(&self) -> Result<(), Failure> {
@@ -115,6 +109,7 @@ impl fmt::Display for Summary {
         writeln!(out, "journal      {} ({})", self.dir, self.identity)?;
         writeln!(out, "unpublished  {} at the start", counted(self.unpublished, "record"))?;
         for (what, count) in [
+            ("earlier", self.earlier),
             ("published", self.published),
             ("dead letter", self.dead_lettered),
             ("corrupt", self.corrupt),

@@ -1,5 +1,6 @@
 //! `journal replay`: publishes again what was published.
 
+mod confirmations;
 mod plan;
 mod sender;
 
@@ -14,14 +15,15 @@ use super::super::{Exit, Failure, Global, print};
 use super::filter::{Filter, Resolved, Selection};
 use super::{Place, counted, failure, folder};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Delivery};
 use crate::journal::Lsn;
 use crate::journal::inspect::{Folder, View};
 use crate::kafka::Settings;
 use crate::kafka::topics::{Admin, Presence};
 use crate::routing::{self, Routing};
+use confirmations::{Confirmations, Stopped};
 use plan::{Destination, Plan, Planner};
-use sender::{Sender, Stopped};
+use sender::Sender;
 
 /// Publish again what was published, with the same event ids, to the same topics or to another.
 ///
@@ -116,38 +118,36 @@ impl Running<'_> {
         let settings = self.ask_kafka(&plan.topics())?;
         let mut sender = Sender::new(&settings, self.timeout).map_err(|error| Failure::caused(Exit::Configuration, &error))?;
         let mut selection = self.selection();
-        let mut stopped = None;
-        while let Some((lsn, callback)) = selection.next()? {
-            let Destination::Topic { topic, message, .. } = self.planner.destination(lsn, &callback) else { continue };
-            if let Err(why) = sender.send(lsn, &topic, &message) {
-                stopped = Some(why);
-                break;
-            }
-        }
+        let sent = self.send_all(&mut selection, &mut sender);
         let freed = selection.freed;
         drop(selection);
-        let stopped = match stopped {
-            Some(why) => Some(why),
-            None => sender.finish().err(),
+        let halt = sent.and_then(|()| Ok(sender.finish()?)).and_then(|()| self.send_alone(&mut sender)).err();
+        let stopped = match &halt {
+            Some(Halt::Kafka(why)) => Some(why),
+            Some(Halt::Journal(_)) | None => None,
         };
-        let stopped = match stopped {
-            Some(why) => Some(why),
-            None => self.send_alone(&mut sender)?,
-        };
-        Ok(Sent::new(&sender, stopped, freed))
+        let confirmations = sender.end(stopped);
+        Ok(Sent::new(confirmations, halt, freed))
+    }
+
+    fn send_all(&self, selection: &mut Selection<'_>, sender: &mut Sender) -> Result<(), Halt> {
+        while let Some((lsn, callback)) = selection.next()? {
+            let Destination::Topic { topic, message, .. } = self.planner.destination(lsn, &callback) else { continue };
+            sender.send(lsn, &topic, &message)?;
+        }
+        Ok(())
     }
 
     /// Once more, one by one, what was refused among others: a broker refuses a whole batch for one record.
-    fn send_alone(&self, sender: &mut Sender) -> Result<Option<Stopped>, Failure> {
+    fn send_alone(&self, sender: &mut Sender) -> Result<(), Halt> {
         for lsn in sender.refused_among_others() {
             let mut selection = Selection::of_one(self.folder, self.view, lsn, (self.planner.routing, self.planner.mode));
             let Some((lsn, callback)) = selection.next()? else { continue };
             let Destination::Topic { topic, message, .. } = self.planner.destination(lsn, &callback) else { continue };
-            if let Err(why) = sender.send(lsn, &topic, &message).and_then(|()| sender.finish()) {
-                return Ok(Some(why));
-            }
+            sender.send(lsn, &topic, &message)?;
+            sender.finish()?;
         }
-        Ok(None)
+        Ok(())
     }
 
     /// Nothing is sent before all the topics are known to be there, and how large a batch they take.
@@ -156,7 +156,9 @@ impl Running<'_> {
             let exit = if error.is_configuration() { Exit::Configuration } else { Exit::Unavailable };
             Failure::new(exit, format!("failed to {}", Failure::caused(exit, error)))
         };
-        let settings = Settings::load(&self.config.kafka, &self.config.topics).map_err(|error| unavailable(&error))?;
+        // Of its own, also where the bridge delivers in transactions: their name would fence that bridge, and its positions are none of a replay's.
+        let kafka = crate::config::Kafka { delivery: Delivery::AtLeastOnce, ..self.config.kafka.clone() };
+        let settings = Settings::load(&kafka, &self.config.topics).map_err(|error| unavailable(&error))?;
         let admin = Admin::new(&settings, self.timeout).map_err(|error| unavailable(&error))?;
         for (topic, presence) in admin.describe(topics).map_err(|error| unavailable(&error))? {
             let why = match presence {
@@ -187,17 +189,39 @@ impl fmt::Display for Report<'_> {
     }
 }
 
+/// Why not all was sent.
+enum Halt {
+    Kafka(Stopped),
+    Journal(Failure),
+}
+
+impl From<Stopped> for Halt {
+    fn from(why: Stopped) -> Self {
+        Self::Kafka(why)
+    }
+}
+
+impl From<Failure> for Halt {
+    fn from(failure: Failure) -> Self {
+        Self::Journal(failure)
+    }
+}
+
 /// What became of it.
 #[derive(Debug, Serialize)]
 struct Sent {
     /// Records that Kafka has confirmed: each of them published once more.
     republished: u64,
+    /// Records that were handed to Kafka without a word from it: published once more, or not.
+    unknown: u64,
     refused: Vec<Refused>,
     /// Records whose segments were freed between plan and sending.
     freed: u64,
     stopped: Option<String>,
     /// Where to go on with `--from-lsn`; all below was confirmed or refused.
     resume_from_lsn: Option<u64>,
+    #[serde(skip)]
+    exit: Exit,
 }
 
 /// A record that Kafka does not take.
@@ -209,19 +233,27 @@ struct Refused {
 }
 
 impl Sent {
-    fn new(sender: &Sender, stopped: Option<Stopped>, freed: u64) -> Self {
-        let refused = sender
+    fn new(mut confirmations: Confirmations, halt: Option<Halt>, freed: u64) -> Self {
+        if halt.is_some() {
+            confirmations.give_up();
+        }
+        let refused = confirmations
             .refused()
             .map(|(lsn, topic, error)| Refused { lsn: lsn.get(), topic: topic.to_owned(), error: error.to_owned() })
             .collect();
-        let resume_from_lsn = stopped.as_ref().and_then(|_| sender.first_unconfirmed()).map(Lsn::get);
-        Self { republished: sender.confirmed(), refused, freed, stopped: stopped.map(|why| why.to_string()), resume_from_lsn }
+        let resume_from_lsn = halt.as_ref().and_then(|_| confirmations.first_unconfirmed()).map(Lsn::get);
+        let (stopped, exit) = match halt {
+            Some(Halt::Kafka(why)) => (Some(why.to_string()), Exit::Unavailable),
+            Some(Halt::Journal(failure)) => (Some(failure.to_string()), failure.exit()),
+            None => (None, Exit::Unavailable),
+        };
+        Self { republished: confirmations.confirmed(), unknown: confirmations.unknown(), refused, freed, stopped, resume_from_lsn, exit }
     }
 
     fn verdict(&self) -> Result<(), Failure> {
         if let Some(why) = &self.stopped {
             let resume = self.resume_from_lsn.map(|lsn| format!("; go on with --from-lsn {lsn}")).unwrap_or_default();
-            return Err(Failure::new(Exit::Unavailable, format!("{why}{resume}")));
+            return Err(Failure::new(self.exit, format!("{why}{resume}")));
         }
         let refused = u64::try_from(self.refused.len()).unwrap_or(u64::MAX);
         if refused > 0 {
@@ -234,6 +266,9 @@ impl Sent {
 impl fmt::Display for Sent {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(out, "republished  {}", counted(self.republished, "record"))?;
+        if self.unknown > 0 {
+            writeln!(out, "unknown      {} that Kafka may have or not", counted(self.unknown, "record"))?;
+        }
         for Refused { lsn, topic, error } in &self.refused {
             writeln!(out, "refused      LSN {lsn} by {topic}: {error}")?;
         }

@@ -94,6 +94,9 @@ impl Forwarder {
                 if was_sent {
                     if let Some(this) = &mut self.exactly_once {
                         this.transaction.delivered();
+                        if this.repeated_below.is_some_and(|bound| lsn < bound) {
+                            this.transaction.tally().republished += 1;
+                        }
                     }
                     self.count_completed(sent_to, reason, received);
                 }

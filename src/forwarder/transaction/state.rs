@@ -57,6 +57,11 @@ impl InFlight {
     pub(super) const fn is_none(self) -> bool {
         self.records == 0 && self.messages == 0
     }
+
+    /// Whether there is a record under way, and no position. A report that is on its way to us can only make it true too early.
+    pub(super) fn is_of_records_alone(self) -> bool {
+        self.records > 0 && usize::try_from(self.messages).is_ok_and(|messages| messages <= self.records)
+    }
 }
 
 /// What is to be done next.

@@ -165,7 +165,12 @@ impl Sweep {
             }
             other => other?,
         };
-        for (from, to) in Header::bad_copies(&page) {
+        let mut bad = Header::bad_copies(&page).peekable();
+        if bad.peek().is_some() && !self.folder.is_there(&segment.path)? {
+            // The page was read while its next use was written over it.
+            return Ok(self.freed(end));
+        }
+        for (from, to) in bad {
             self.pending.push_back(Corruption { file: segment.path.clone(), from, to, first: view.first, next: view.first });
         }
         let bounds = Bounds { lsn: end, offset: u64::MAX };

@@ -54,7 +54,11 @@ impl Storage for Disk {
         let mut entries = Vec::new();
         for entry in fs::read_dir(dir)? {
             let entry = entry?;
-            let metadata = entry.metadata()?;
+            let metadata = match entry.metadata() {
+                // It lost its name since the folder was read: who looks on beside a bridge meets that all the time.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                other => other?,
+            };
             if let (true, Ok(name)) = (metadata.is_file(), entry.file_name().into_string()) {
                 entries.push(Entry { name, length: metadata.len() });
             }

@@ -83,6 +83,14 @@ fn config(rng: &mut Rng) -> Config {
         waiting_bytes_max: 16 * 1024,
         tail_bytes_max: [0, 4096, 1024 * 1024][rng.usize(0..3)],
         spares: rng.usize(1..3),
+        // Mostly none, for what stays makes every crash costlier. Else so short that it is over between two steps, for some of them, or for ever, so that only the
+        // need for room ends it.
+        retention: match rng.u8(0..10) {
+            0 => Duration::from_millis(200),
+            1 => Duration::from_secs(4),
+            2 => Duration::from_hours(1000),
+            _ => Duration::ZERO,
+        },
         ..Config::new(&config::Journal { dir: "/journal".into(), ..config::Journal::default() }, 1500)
     }
 }
@@ -130,8 +138,7 @@ fn run(setting: &Arc<Setting>, plan: Plan) -> Result<u64, Broken> {
 }
 
 /// Seeds from 0 on, until there were that many crashes, or one that broke a promise: of several, that of the lowest seed.
-fn explore(plan: Plan, crashes_min: u64, tally: &Arc<Tally>) -> Result<u64, Broken> {
-    let metrics = metrics();
+fn explore(plan: Plan, crashes_min: u64, metrics: &Metrics, tally: &Arc<Tally>) -> Result<u64, Broken> {
     let (next, crashes, broken) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::new(BTreeMap::new()));
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
     thread::scope(|scope| {
@@ -139,7 +146,7 @@ fn explore(plan: Plan, crashes_min: u64, tally: &Arc<Tally>) -> Result<u64, Brok
             scope.spawn(|| {
                 while crashes.load(Ordering::Relaxed) < crashes_min && hold(&broken).is_empty() {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    match run(&setting(seed, plan, None, &metrics, tally), plan) {
+                    match run(&setting(seed, plan, None, metrics, tally), plan) {
                         Ok(more) => drop(crashes.fetch_add(more, Ordering::Relaxed)),
                         Err(found) => drop(hold(&broken).insert(seed, found)),
                     }
@@ -186,8 +193,8 @@ fn what_was_answered_survives_every_crash() {
     }
     let wanted = env::var(POINTS).map_or(CRASHES, |text| text.parse().unwrap_or_else(|_| panic!("{POINTS} must be a number, not {text}")));
     let started = Instant::now();
-    let tally = Arc::default();
-    let crashes = explore(plan, wanted.max(CRASHES), &tally).unwrap_or_else(|broken| {
+    let (metrics, tally) = (metrics(), Arc::default());
+    let crashes = explore(plan, wanted.max(CRASHES), &metrics, &tally).unwrap_or_else(|broken| {
         show(plan, &broken);
         panic!("seed {}: {}", broken.seed, broken.what)
     });
@@ -197,6 +204,9 @@ fn what_was_answered_survives_every_crash() {
         println!("{event:?}: {}", tally.of(event));
         assert!(tally.of(event) > 100, "{event:?} is too rare");
     }
+    let cut_short = metrics.journal.retention_cut_short.get();
+    println!("segments freed before their time: {cut_short}");
+    assert!(cut_short > 100, "room is too rarely made of what should stay");
 }
 
 #[test]
@@ -229,7 +239,7 @@ fn a_salt_that_is_used_again_is_found_out() {
 }
 
 fn must_find(plan: Plan) {
-    match explore(plan, FIND_WITHIN, &Arc::default()) {
+    match explore(plan, FIND_WITHIN, &metrics(), &Arc::default()) {
         Ok(crashes) => panic!("{plan:?} was not found out by {crashes} crashes"),
         Err(broken) => println!("{plan:?}: seed {}, operation {:?}: {}", broken.seed, broken.operation, broken.what),
     }

@@ -1,17 +1,19 @@
 //! Looking at a folder from outside: the same as a start would find, without a change; and beside a journal in use never damage that is none.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use super::bed::{
-    Bed, FIRST_SEGMENT, Image, SEGMENT, append, corrupt, payload, payloads, put, read_all, records, wait_until, write_checkpoint,
+    Bed, FIRST_SEGMENT, Image, SEGMENT, append, corrupt, metrics, payload, payloads, put, read_all, records, small, wait_until,
+    write_checkpoint,
 };
+use crate::clock::Clock;
 use crate::journal::inspect::{CheckpointState, Corruption, Folder, Found, Usage, View};
 use crate::journal::segment::PAGE;
 use crate::journal::storage::memory::Operation;
-use crate::journal::storage::{Entry, Storage};
-use crate::journal::{Class, Error, Item, Lsn, Positions, frame};
+use crate::journal::storage::{Disk, Entry, Storage};
+use crate::journal::{Class, Error, Item, Lsn, Positions, frame, open};
 
 impl Bed {
     fn folder(&self) -> Folder {
@@ -353,6 +355,38 @@ fn under_load_every_look_finds_a_whole_journal() {
 }
 
 #[test]
+fn on_a_real_disk_no_name_that_goes_during_a_look_is_an_alarm() {
+    const LOOKS: u64 = 2_000;
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = small(dir.path().join("journal"));
+    config.size_max = 12 * SEGMENT;
+    let metrics = metrics();
+    let opened = open(config.clone(), Arc::new(Disk::default()), metrics.journal.clone(), Clock::system()).unwrap();
+    let (journal, stop, looks) = (opened.journal, AtomicBool::new(false), AtomicU64::new(0));
+    let look = || {
+        let folder = Folder::new(Arc::new(Disk::default()), &config.dir);
+        while !stop.load(Ordering::Acquire) {
+            let view = folder.look().unwrap();
+            assert_eq!((view.usage, view.checkpoint, view.headless.len()), (Usage::InUse, CheckpointState::Good, 0), "{view:?}");
+            for found in sweep(&folder, &view) {
+                assert!(matches!(found, Found::Record { .. } | Found::Freed { .. }), "{found:?} of {view:?}");
+            }
+            looks.fetch_add(1, Ordering::AcqRel);
+        }
+    };
+    thread::scope(|scope| {
+        let lookers = [scope.spawn(look), scope.spawn(look)];
+        let all = payloads(40, 20_000);
+        // A looker that has failed shows when it is joined.
+        while looks.load(Ordering::Acquire) < LOOKS && !lookers.iter().any(thread::ScopedJoinHandle::is_finished) {
+            append(&journal, &all);
+            journal.set_positions(Positions::at(journal.durable_end()));
+        }
+        stop.store(true, Ordering::Release);
+    });
+}
+
+#[test]
 fn a_checkpoint_that_is_read_while_it_is_written_is_read_again() {
     let bed = Bed::new();
     let journal = bed.open_used();
@@ -381,6 +415,31 @@ fn a_list_that_is_old_already_is_read_again() {
     bed.memory.fail(Operation::Open, &name, 0, 2, std::io::ErrorKind::NotFound);
     let (folder, view) = (bed.folder(), bed.folder().look().unwrap());
     assert_eq!((view.segments.len(), pieces(&sweep(&folder, &view)).len()), (3, 0));
+}
+
+#[test]
+fn segments_that_are_freed_while_their_headers_are_read_are_left_out_with_those_before_them() {
+    let bed = three_segments(|_| {});
+    // The first was read, and both are freed before the second is.
+    for (number, opens) in [(1, 1), (2, 0)] {
+        bed.memory.fail(Operation::Open, &format!("{number:020}.segment"), opens, 9, std::io::ErrorKind::NotFound);
+    }
+    bed.memory.take_done();
+    let view = bed.folder().look().unwrap();
+    assert_eq!(view.segments.iter().map(|segment| segment.first.get()).collect::<Vec<_>>(), [11]);
+    let looks_at_the_checkpoint = |(operation, path): &(Operation, _)| *operation == Operation::Open && *path == bed.path("checkpoint");
+    assert_eq!(bed.memory.take_done().into_iter().filter(looks_at_the_checkpoint).count(), 2, "one look is enough");
+}
+
+#[test]
+fn a_header_page_that_is_read_while_its_next_use_is_written_over_it_is_no_damage() {
+    let mut image = three_frames();
+    image.bytes[4096 + 50] ^= 1;
+    let bed = image.folder(10, at(1));
+    let (folder, view) = (bed.folder(), bed.folder().look().unwrap());
+    // Opened for the page, and gone when it is asked for again.
+    bed.memory.fail(Operation::Open, ".segment", 1, 9, std::io::ErrorKind::NotFound);
+    assert_eq!(sweep(&folder, &view), [Found::Freed { from: Lsn::FIRST, to: Lsn::new(10) }]);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 
 use super::bed::{Bed, SEGMENT, append, payloads, read_all, records, wait_until};
+use crate::journal::storage::Storage as _;
 use crate::journal::storage::memory::Operation;
 use crate::journal::{AppendError, FullReason, Item, Lsn, Positions, State};
 
@@ -272,4 +273,31 @@ fn watchers_are_called_when_the_journal_fills_and_opens() {
     wait_until("it is said to be full", || calls.load(std::sync::atomic::Ordering::SeqCst) == taken + 1);
     journal.set_positions(Positions::at(journal.durable_end()));
     wait_until("it is open and said", || calls.load(std::sync::atomic::Ordering::SeqCst) == taken + 2);
+}
+
+#[test]
+fn a_journal_that_gets_room_for_its_checkpoint_alone_frees_what_is_published() {
+    let mut bed = Bed::new();
+    bed.config.size_max = 4 * SEGMENT;
+    let journal = bed.open().journal;
+    append(&journal, &payloads(1000, 1000));
+    assert!(is_full(&journal.state(), FullReason::SizeMax), "{:?}", journal.state());
+    let again = bed.killed();
+    drop(journal);
+    again.memory.remove(&again.path("checkpoint")).unwrap();
+    let used = again.names().iter().map(|name| u64::try_from(again.memory.contents(&again.path(name)).len()).unwrap()).sum::<u64>();
+    again.memory.set_capacity(used);
+    let opened = again.open();
+    assert!(opened.report.checkpoint_lost);
+    let journal = opened.journal;
+    // The next record needs a segment of its own.
+    assert_eq!(append(&journal, &payloads(1, 1000)), [Err(AppendError::Full)]);
+    assert!(matches!(journal.state(), State::Full(_)), "{:?}", journal.state());
+    assert!(!again.names().contains(&"checkpoint".to_owned()));
+    // Everything is published before there is a checkpoint to say so in.
+    journal.set_positions(Positions::at(journal.durable_end()));
+    again.memory.set_capacity(used + 140_000);
+    wait_until("there is room", || matches!(journal.state(), State::Open));
+    assert!(append(&journal, &payloads(5, 1000)).iter().all(Result::is_ok));
+    assert_eq!(again.metrics.journal.published_segments.get(), 0, "nothing keeps what is published");
 }

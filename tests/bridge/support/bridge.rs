@@ -22,6 +22,35 @@ pub(crate) use super::http::{Answer, Client, OK, attempt, exchange};
 /// The app that the tests' callbacks come for.
 pub(crate) const APP: &str = "1400000000";
 
+/// What a failed test shows of a bridge's log.
+const LAST_LINES: usize = 100;
+
+/// What tells a site's bridge from its siblings; with exactly-once its partition too.
+pub(crate) const INSTANCE: &str = "7";
+
+/// Partitions of a topic of positions in the tests: the instance's is there.
+pub(crate) const POSITIONS: i32 = 8;
+
+/// How often an event may stand in its topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    AtLeastOnce,
+    ExactlyOnce,
+}
+
+impl Delivery {
+    /// What a configuration says of it; the positions' topic has the prefix of the others.
+    pub(crate) fn settings(self, prefix: &str) -> String {
+        match self {
+            Self::AtLeastOnce => String::new(),
+            Self::ExactlyOnce => format!(
+                "kafka.delivery = \"exactly-once\"\nkafka.positions_topic = \"{prefix}positions\"\n\
+                 topics.config.\"{prefix}positions\".partitions = {POSITIONS}\n"
+            ),
+        }
+    }
+}
+
 /// The program under test.
 pub(crate) fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_chat-bridge"));
@@ -48,7 +77,7 @@ impl Site {
         let text = format!(
             "http.listen = \"127.0.0.1:0\"\nadmin.listen = \"127.0.0.1:0\"\n\
              journal.dir = {journal:?}\njournal.segment_size = \"8MiB\"\njournal.size_max = \"256MiB\"\njournal.free_space_min = \"1MiB\"\n\
-             kafka.bootstrap_servers = {bootstrap_servers:?}\nkafka.instance = \"7\"\n\
+             kafka.bootstrap_servers = {bootstrap_servers:?}\nkafka.instance = {INSTANCE:?}\n\
              topics.prefix = {prefix:?}\ntopics.replication_factor = 1\ntopics.partitions = 6\n\
              shutdown.lame_duck = \"0s\"\nlog.format = \"json\"\n{settings}\n",
             journal = self.journal(),
@@ -271,6 +300,10 @@ impl Bridge {
 
 impl Drop for Bridge {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let lines = self.lines();
+            eprintln!("what the bridge said last:\n{}", lines[lines.len().saturating_sub(LAST_LINES)..].join("\n"));
+        }
         drop(self.child.kill());
         drop(self.child.wait());
     }

@@ -21,6 +21,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use rdkafka::producer::{BaseProducer, Producer as _};
 use rdkafka::{Offset, TopicPartitionList};
 
 pub(crate) use cluster::BROKERS;
@@ -37,7 +38,7 @@ pub(crate) const BRIDGE: User = User { name: "bridge", password: "bridge-sesame"
 pub(crate) const STRANGER: User = User { name: "stranger", password: "stranger-sesame" };
 
 /// Every wait on the broker is over by then.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(3);
 
 /// A SCRAM user.
 #[derive(Clone, Copy, Debug)]
@@ -163,6 +164,11 @@ impl Kafka {
         self.cluster.network()
     }
 
+    /// Cuts the way from the clients of [`Kafka::proxied_servers`] to one broker; the brokers reach one another as before.
+    pub(crate) fn cut_off(&self, broker: i32) {
+        self.network().cut_off(self.cluster.proxied_port(broker));
+    }
+
     /// Stops all brokers where they are (SIGSTOP): connections stay, nothing answers.
     pub(crate) fn stop(&mut self) {
         self.cluster.stop(&BROKERS);
@@ -256,20 +262,49 @@ impl Kafka {
         self.ask(&format!("password {user} {password}"));
     }
 
-    /// Makes a topic with one replica and waits until it is known.
+    /// Makes a topic with one replica and waits until all brokers know it.
     pub(crate) fn create_topic(&self, topic: &str, partitions: i32, settings: &[(&str, &str)]) {
-        let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+        self.make_topic(NewTopic::new(topic, partitions, TopicReplication::Fixed(1)), settings);
+    }
+
+    /// The same with all of its partitions at one broker.
+    pub(crate) fn create_topic_at(&self, broker: i32, topic: &str, partitions: i32) {
+        let (replicas, partitions) = ([broker], usize::try_from(partitions).unwrap());
+        let replicas: Vec<&[i32]> = vec![&replicas; partitions];
+        self.make_topic(NewTopic::new(topic, i32::try_from(partitions).unwrap(), TopicReplication::Variable(&replicas)), &[]);
+    }
+
+    fn make_topic<'a>(&self, mut new: NewTopic<'a>, settings: &[(&'a str, &'a str)]) {
+        let (topic, partitions) = (new.name, new.num_partitions);
         for (name, value) in settings {
             new = new.set(name, value);
         }
         let made = block_on(self.admin().create_topics([&new], &options())).unwrap();
         assert_eq!(made, [Ok(topic.to_owned())]);
-        eventually("the new topic is known", PATIENCE, || {
-            let metadata = self.consumer().fetch_metadata(Some(topic), PATIENCE).unwrap();
-            let partitions_known = metadata.topics().first().filter(|topic| topic.error().is_none())?.partitions();
-            (partitions_known.len() == usize::try_from(partitions).unwrap() && partitions_known.iter().all(|one| one.leader() >= 0))
-                .then_some(())
-        });
+        // They learn of it one after the other, and a client that has just been made knows but the one that it is told of.
+        for server in self.bootstrap_servers().split(',') {
+            eventually("the new topic is known", PATIENCE, || {
+                let consumer: BaseConsumer = self.client().set("bootstrap.servers", server).create().unwrap();
+                let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).unwrap();
+                let known = metadata.topics().first().filter(|topic| topic.error().is_none())?.partitions();
+                (known.len() == usize::try_from(partitions).unwrap() && known.iter().all(|one| one.leader() >= 0)).then_some(())
+            });
+        }
+    }
+
+    /// Makes a topic that takes records only while each of its replicas is in sync.
+    pub(crate) fn create_whole(&self, topic: &str) {
+        self.make_topic(NewTopic::new(topic, 1, TopicReplication::Fixed(3)), &[("min.insync.replicas", "3")]);
+    }
+
+    /// The broker that coordinates the transactions of this name.
+    pub(crate) fn coordinator(&self, transactional_id: &str) -> i32 {
+        // The topic is made for the first transaction of all.
+        self.fence(transactional_id);
+        let partitions = self.partitions("__transaction_state");
+        // Java's hash of a string, without its sign.
+        let hash = transactional_id.encode_utf16().fold(0_u32, |hash, unit| hash.wrapping_mul(31).wrapping_add(u32::from(unit)));
+        partitions[usize::try_from(hash & 0x7fff_ffff).unwrap() % partitions.len()].0
     }
 
     /// Deletes a topic and waits until it is known no more.
@@ -300,6 +335,17 @@ impl Kafka {
     /// Publishes records in the name of the idempotent producer that wrote to a partition last, which is out of step with the partition's leader from then on.
     pub(crate) fn forge(&self, topic: &str, partition: i32, count: u32) {
         self.ask(&format!("forge {topic} {partition} {count}"));
+    }
+
+    /// The same of a producer of transactions: the records are of the transaction that it has open there, and are committed or aborted with it.
+    pub(crate) fn forge_in_transaction(&self, topic: &str, partition: i32, count: u32, transactional_id: &str) {
+        self.ask(&format!("forge {topic} {partition} {count} {transactional_id}"));
+    }
+
+    /// Takes the name of a producer of transactions, as another one would that begins under it: what that has open is aborted, and it can go on no more.
+    pub(crate) fn fence(&self, transactional_id: &str) {
+        let producer: BaseProducer = self.client().set("transactional.id", transactional_id).create().unwrap();
+        producer.init_transactions(PATIENCE).unwrap();
     }
 
     /// Publishes a record of this key as the Java client does by default; the answer is the partition that it chose.

@@ -37,8 +37,16 @@ pub(crate) enum Weather {
 #[derive(Clone, Copy, Debug)]
 struct State {
     weather: Weather,
+    /// What listens there is cut, whatever the weather is.
+    cut_off: Option<u16>,
     /// Connections of an earlier generation are reset.
     generation: u64,
+}
+
+impl State {
+    fn at(&self, port: u16) -> Weather {
+        if self.cut_off == Some(port) { Weather::Cut } else { self.weather }
+    }
 }
 
 /// Listeners, each with the address that it leads to, served by one thread until the process ends.
@@ -51,7 +59,7 @@ pub(crate) struct Network {
 impl Network {
     /// Listens at the first address of each pair, and connects to the second for each connection that comes.
     pub(crate) fn new(links: Vec<(SocketAddr, SocketAddr)>) -> Self {
-        let (state, seen) = watch::channel(State { weather: Weather::Clear, generation: 0 });
+        let (state, seen) = watch::channel(State { weather: Weather::Clear, cut_off: None, generation: 0 });
         let (ready, listening) = mpsc::channel();
         let resets = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&resets);
@@ -61,7 +69,7 @@ impl Network {
                 let mut tasks = tokio::task::JoinSet::new();
                 for (from, to) in links {
                     let listener = TcpListener::bind(from).await.unwrap();
-                    tasks.spawn(listen(listener, to, seen.clone(), Arc::clone(&counter)));
+                    tasks.spawn(listen(listener, from.port(), to, seen.clone(), Arc::clone(&counter)));
                 }
                 ready.send(()).unwrap();
                 while tasks.join_next().await.is_some() {}
@@ -74,7 +82,12 @@ impl Network {
 
     /// Changes it for all connections at once.
     pub(crate) fn becomes(&self, weather: Weather) {
-        self.state.send_modify(|state| state.weather = weather);
+        self.state.send_modify(|state| (state.weather, state.cut_off) = (weather, None));
+    }
+
+    /// Cuts the way to what listens at this port, and no other.
+    pub(crate) fn cut_off(&self, port: u16) {
+        self.state.send_modify(|state| state.cut_off = Some(port));
     }
 
     /// How many connections were reset so far.
@@ -89,14 +102,14 @@ impl Network {
 }
 
 /// Ends when the network does.
-async fn listen(listener: TcpListener, to: SocketAddr, mut state: watch::Receiver<State>, resets: Arc<AtomicU64>) {
+async fn listen(listener: TcpListener, port: u16, to: SocketAddr, mut state: watch::Receiver<State>, resets: Arc<AtomicU64>) {
     loop {
         tokio::select! {
             accepted = listener.accept() => {
                 let Ok((client, _)) = accepted else { continue };
                 let (state, resets) = (state.clone(), Arc::clone(&resets));
                 tokio::spawn(async move {
-                    if connect(client, to, state).await {
+                    if connect(client, port, to, state).await {
                         resets.fetch_add(1, Ordering::Relaxed);
                     }
                 });
@@ -107,9 +120,9 @@ async fn listen(listener: TcpListener, to: SocketAddr, mut state: watch::Receive
 }
 
 /// Serves a connection to its end; whether that was a reset.
-async fn connect(mut client: TcpStream, to: SocketAddr, mut state: watch::Receiver<State>) -> bool {
+async fn connect(mut client: TcpStream, port: u16, to: SocketAddr, mut state: watch::Receiver<State>) -> bool {
     let generation = state.borrow_and_update().generation;
-    if passes(&mut state).await.is_err() {
+    if passes(&mut state, port).await.is_err() {
         return false;
     }
     // A broker that is not there: as it would be without us, the client sees its connection end.
@@ -117,8 +130,8 @@ async fn connect(mut client: TcpStream, to: SocketAddr, mut state: watch::Receiv
     let (mut client_reads, mut client_writes) = client.split();
     let (mut server_reads, mut server_writes) = server.split();
     let reset = tokio::select! {
-        result = pump(&mut client_reads, &mut server_writes, state.clone(), Direction::There) => result.is_ok_and(|end| end == End::Torn),
-        result = pump(&mut server_reads, &mut client_writes, state.clone(), Direction::Back) => result.is_ok_and(|end| end == End::Torn),
+        result = pump(&mut client_reads, &mut server_writes, state.clone(), port, Direction::There) => result.is_ok_and(|end| end == End::Torn),
+        result = pump(&mut server_reads, &mut client_writes, state.clone(), port, Direction::Back) => result.is_ok_and(|end| end == End::Torn),
         result = state.wait_for(|state| state.generation != generation) => result.is_ok(),
     };
     if reset {
@@ -143,21 +156,22 @@ enum End {
 }
 
 /// Waits until something passes. What the weather is then.
-async fn passes(state: &mut watch::Receiver<State>) -> io::Result<Weather> {
-    let state = state.wait_for(|state| state.weather != Weather::Cut).await.map_err(io::Error::other)?;
-    Ok(state.weather)
+async fn passes(state: &mut watch::Receiver<State>, port: u16) -> io::Result<Weather> {
+    let state = state.wait_for(|state| state.at(port) != Weather::Cut).await.map_err(io::Error::other)?;
+    Ok(state.at(port))
 }
 
 async fn pump(
     from: &mut (impl AsyncReadExt + Unpin),
     to: &mut (impl AsyncWriteExt + Unpin),
     mut state: watch::Receiver<State>,
+    port: u16,
     direction: Direction,
 ) -> io::Result<End> {
     let mut chunk = vec![0; CHUNK];
     let mut passed = 0;
     loop {
-        let size = match state.borrow_and_update().weather {
+        let size = match state.borrow_and_update().at(port) {
             Weather::Slow { bytes, .. } => bytes.min(CHUNK),
             Weather::Clear | Weather::Cut | Weather::Torn { .. } => CHUNK,
         };
@@ -165,7 +179,7 @@ async fn pump(
         if read == 0 {
             return Ok(End::Closed);
         }
-        match passes(&mut state).await? {
+        match passes(&mut state, port).await? {
             Weather::Slow { every, .. } => tokio::time::sleep(every).await,
             Weather::Torn { after } if direction == Direction::Back && passed + read >= after => {
                 to.write_all(&chunk[..after.saturating_sub(passed).min(read)]).await?;

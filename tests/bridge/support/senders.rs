@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::bridge::{Answer, attempt, closing_request, group_full, padded};
 
@@ -13,6 +13,12 @@ const SENDERS: u32 = 4;
 
 /// A limit on what each sends, far above what any test needs.
 const CALLBACKS_MAX: u64 = 1_000_000;
+
+/// How long a bridge that has begun to refuse may go on to: far longer than it has for its end.
+const REFUSES_MAX: Duration = Duration::from_secs(20);
+
+/// What `ErrorInfo` says where there is no room.
+const FULL: &str = "no room";
 
 /// What senders were told by a bridge that fails.
 #[derive(Debug)]
@@ -30,7 +36,7 @@ struct Notes {
 }
 
 /// Posts callbacks, each of a group of its own and of so many bytes, until nobody listens any more. Each is answered with success or 503, or not at all;
-/// once one was not answered with success, none that is sent later is.
+/// once one was not answered with success, none that is sent later is. A journal that is full instead has met no failure, and ends the test.
 pub(crate) fn send_until_gone(public: SocketAddr, bytes: usize) -> Told {
     let notes = Mutex::new(Notes::default());
     std::thread::scope(|scope| {
@@ -56,7 +62,15 @@ fn send(public: SocketAddr, sender: u32, bytes: usize, notes: &Mutex<Notes>) {
         }
         notes.failed_at.get_or_insert_with(Instant::now);
         match answer {
-            Ok(answer) => assert_eq!(answer.status, 503, "{answer:?}"),
+            Ok(answer) => {
+                assert_eq!(answer.status, 503, "{answer:?}");
+                assert!(
+                    !answer.body.contains(FULL),
+                    "the journal is full: what should have ended the bridge never came, or was passed over"
+                );
+                let refuses = notes.failed_at.map_or(Duration::ZERO, |failed| failed.elapsed());
+                assert!(refuses < REFUSES_MAX, "the bridge has refused for {refuses:?}, and does not end: {answer:?}");
+            }
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => return,
             Err(_) => {}
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use super::bridge::{Bridge, PATIENCE, Site, argument, prefix, program, simulate};
+use super::bridge::{Bridge, Delivery, INSTANCE, PATIENCE, POSITIONS, Site, argument, prefix, program, simulate};
 use super::eventually;
 use super::kafka::Kafka;
 
@@ -43,12 +43,19 @@ pub(crate) struct Plan {
     pub(crate) settings: String,
     /// Callbacks a second.
     pub(crate) rate: u32,
+    /// What its consumers are promised.
+    pub(crate) delivery: Delivery,
 }
 
 impl Plan {
     /// A bridge without settings of its own, under a moderate load: what is to be seen is what faults do to it, not what the machine does.
     pub(crate) fn new(name: &'static str, servers: String) -> Self {
-        Self { name, servers, settings: String::new(), rate: 500 }
+        Self { name, servers, settings: String::new(), rate: 500, delivery: Delivery::AtLeastOnce }
+    }
+
+    /// The same with transactions, for consumers of what is committed.
+    pub(crate) fn exactly_once(self) -> Self {
+        Self { delivery: Delivery::ExactlyOnce, ..self }
     }
 }
 
@@ -58,6 +65,7 @@ pub(crate) struct Trial {
     prefix: String,
     site: Site,
     rate: u32,
+    delivery: Delivery,
     load: Load,
 }
 
@@ -124,7 +132,10 @@ impl Trial {
         let topics = KINDS.map(|kind| format!("{prefix}{kind}"));
         kafka.create_replicated(&topics, PARTITIONS);
         prepare(&topics);
-        let site = Site::new(&plan.servers, &prefix, &plan.settings);
+        if plan.delivery == Delivery::ExactlyOnce {
+            kafka.create_replicated(&[format!("{prefix}positions")], POSITIONS);
+        }
+        let site = Site::new(&plan.servers, &prefix, &format!("{}{}", plan.delivery.settings(&prefix), plan.settings));
         // Room for an outage of any length that is asked for.
         site.change("journal.size_max = \"256MiB\"", "journal.size_max = \"8GiB\"");
         let bridge = site.start();
@@ -136,7 +147,7 @@ impl Trial {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let trial = Self { bridge, prefix, site, rate: plan.rate, load: Load(load) };
+        let trial = Self { bridge, prefix, site, rate: plan.rate, delivery: plan.delivery, load: Load(load) };
         trial.flows();
         trial
     }
@@ -199,6 +210,15 @@ impl Trial {
         });
     }
 
+    /// Puts the leader of the first partition of a topic out of step with the bridge's producer, by so many records in its name.
+    pub(crate) fn forge(&self, kafka: &Kafka, kind: &str, records: u32) {
+        let topic = self.topic(kind);
+        match self.delivery {
+            Delivery::AtLeastOnce => kafka.forge(&topic, 0, records),
+            Delivery::ExactlyOnce => kafka.forge_in_transaction(&topic, 0, records, &format!("{}positions-{INSTANCE}", self.prefix)),
+        }
+    }
+
     /// Ends the load, waits until all is published, and proves what is promised whatever Kafka does: all answered well and in time, nothing lost, order kept,
     /// repetitions counted.
     pub(crate) fn end(self, kafka: &Kafka) -> Proof {
@@ -221,7 +241,11 @@ impl Trial {
         let log = self.site.file(LOG);
         let servers = kafka.bootstrap_servers();
         let arguments = ["verify", "--log", argument(&log), "--bootstrap-servers", &servers, "--prefix", &self.prefix];
-        let (status, text) = simulate(&[&arguments[..], &["--format", "json", "--timeout", "3s"]].concat());
+        let once: &[&str] = match self.delivery {
+            Delivery::AtLeastOnce => &[],
+            Delivery::ExactlyOnce => &["--exactly-once"],
+        };
+        let (status, text) = simulate(&[&arguments[..], once, &["--format", "json", "--timeout", "3s"]].concat());
         let json = text.get(..=text.rfind('}').unwrap_or(0)).unwrap_or_default();
         let report: Report = serde_json::from_str(json).unwrap_or_else(|error| panic!("{status}: {error}: {text}"));
         let republished = self.counted(kafka, report.repetitions);
@@ -229,6 +253,9 @@ impl Trial {
         assert_eq!((letters, report.dead_letters), (0, 0), "an outage makes no dead letters: {report:?}");
         let published = self.count("chat_bridge_records_completed_total{outcome=\"published\"}");
         assert_eq!(published, summary.acknowledged, "all that was answered is published");
+        if self.delivery == Delivery::ExactlyOnce {
+            assert_eq!((report.repetitions, republished), (0, 0), "what is committed stands there once: {report:?}");
+        }
         let proof = Proof { summary, report, republished };
         super::say(&format!("{}: {proof}", self.prefix.trim_end_matches('.')));
         self.bridge.stop();

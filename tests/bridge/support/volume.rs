@@ -81,6 +81,30 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_write_that_fails_fails_for_its_caller_in_whichever_of_its_requests() {
+        let dir = tempfile::tempdir().unwrap();
+        let volume = Volume::new(&dir.path().join("volume"), 1);
+        let path = volume.at.join("file");
+        // Two requests more than once: the kernel asks for 1 MiB at most.
+        let bytes = vec![1; 3 << 20];
+        let mut told_late = 0;
+        for nth in 1..=3 {
+            let file = fs::File::create(&path).unwrap();
+            volume.plan(Event::Error, Operation::Write, nth);
+            told_late += usize::from(file.write_at(&bytes, 0).is_ok());
+            assert!(volume.has_come());
+            let again = file.write_all_at(&bytes, 0);
+            assert_eq!(again.unwrap_err().raw_os_error(), Some(5), "request {nth}");
+            drop(file);
+            let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+            file.write_all_at(&bytes, 0).unwrap();
+            drop(file);
+            fs::remove_file(&path).unwrap();
+        }
+        assert_eq!(told_late, 2, "of a write that fails later the kernel tells how far it came");
+    }
+
+    #[test]
     fn through_the_kernel_too_only_what_was_synced_is_sure_to_survive() {
         let dir = tempfile::tempdir().unwrap();
         let (mut survived, mut lost) = (0, Lost::default());

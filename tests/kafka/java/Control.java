@@ -39,6 +39,7 @@ import org.apache.kafka.common.serialization.ByteArraySerializer;
  * password USER PASSWORD        make a SCRAM user, or change one's password
  * keystore BROKER [FILE]        have a broker show the certificate of this file to new connections, or that of its settings
  * forge TOPIC PARTITION COUNT   publish so many records in the name of the idempotent producer that wrote there last, as its next
+ * forge TOPIC PARTITION COUNT ID the same in the transaction that the producer of that transactional id has open there
  * </pre>
  */
 public final class Control {
@@ -103,7 +104,8 @@ public final class Control {
         return "";
       }
       case "forge" -> {
-        return "" + Forgery.commit(admin, new TopicPartition(words[1], Integer.parseInt(words[2])), Integer.parseInt(words[3]));
+        var transactionalId = words.length > 4 ? words[4] : null;
+        return "" + Forgery.commit(admin, new TopicPartition(words[1], Integer.parseInt(words[2])), Integer.parseInt(words[3]), transactionalId);
       }
       default -> throw new IllegalArgumentException("unknown command " + words[0]);
     }

@@ -30,30 +30,36 @@ final class Forgery {
   /** The producer may write meanwhile, so that what is its next number has to be guessed anew. */
   private static final int GUESSES_MAX = 500;
 
-  /** The number of guesses that it took. */
-  static int commit(Admin admin, TopicPartition partition, int count) throws Exception {
+  /** The number of guesses that it took. With a transactional id the records are of the transaction that its producer has open in the partition. */
+  static int commit(Admin admin, TopicPartition partition, int count, String transactionalId) throws Exception {
     var description = admin.describeTopics(List.of(partition.topic())).allTopicNames().get(20, TimeUnit.SECONDS).get(partition.topic());
     var leader = description.partitions().get(partition.partition()).leader();
     var records = Collections.nCopies(count, new SimpleRecord(System.currentTimeMillis(), new byte[0], new byte[0])).toArray(SimpleRecord[]::new);
     try (var socket = new Socket(leader.host(), leader.port())) {
       socket.setSoTimeout(20_000);
-      Errors error = null;
+      Errors error = Errors.INVALID_TXN_STATE;
       for (int guess = 1; guess <= GUESSES_MAX; guess++) {
         var state = admin.describeProducers(List.of(partition)).partitionResult(partition).get(20, TimeUnit.SECONDS);
         ProducerState last = state.activeProducers().stream().max((a, b) -> Long.compare(a.lastTimestamp(), b.lastTimestamp())).orElseThrow();
         var epoch = (short) last.producerEpoch();
-        error = send(socket, partition, MemoryRecords.withIdempotentRecords(Compression.NONE, last.producerId(), epoch, last.lastSequence() + 1, records));
+        var next = last.lastSequence() + 1;
+        if (transactionalId == null) {
+          error = send(socket, partition, MemoryRecords.withIdempotentRecords(Compression.NONE, last.producerId(), epoch, next, records), null);
+        } else if (last.currentTransactionStartOffset().isPresent()) {
+          error = send(socket, partition, MemoryRecords.withTransactionalRecords(Compression.NONE, last.producerId(), epoch, next, records), transactionalId);
+        }
         if (error == Errors.NONE) return guess;
-        if (error != Errors.OUT_OF_ORDER_SEQUENCE_NUMBER) break;
+        // Its transaction may end meanwhile too.
+        if (error != Errors.OUT_OF_ORDER_SEQUENCE_NUMBER && (transactionalId == null || error != Errors.INVALID_TXN_STATE)) break;
       }
       throw error.exception();
     }
   }
 
-  private static Errors send(Socket socket, TopicPartition partition, MemoryRecords records) throws Exception {
+  private static Errors send(Socket socket, TopicPartition partition, MemoryRecords records, String transactionalId) throws Exception {
     var ofPartition = new ProduceRequestData.PartitionProduceData().setIndex(partition.partition()).setRecords(records);
     var ofTopic = new ProduceRequestData.TopicProduceData().setName(partition.topic()).setPartitionData(List.of(ofPartition));
-    var data = new ProduceRequestData().setAcks((short) -1).setTimeoutMs(10_000);
+    var data = new ProduceRequestData().setAcks((short) -1).setTimeoutMs(10_000).setTransactionalId(transactionalId);
     data.topicData().add(ofTopic);
     var header = new RequestHeader(ApiKeys.PRODUCE, VERSION, "forgery", 1);
     ByteBuffer request = new ProduceRequest.Builder(VERSION, VERSION, data).build(VERSION).serializeWithHeader(header);

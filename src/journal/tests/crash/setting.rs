@@ -33,6 +33,8 @@ pub(super) enum Event {
     UncleanStart,
     /// A start in a folder whose oldest segment has been freed.
     SegmentFreed,
+    /// A start in a folder whose oldest segment is published and stays for a while.
+    Retained,
     TornTail,
     /// Some records of a torn tail are kept.
     PrefixKept,
@@ -45,10 +47,11 @@ pub(super) enum Event {
 }
 
 impl Event {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::CleanStart,
         Self::UncleanStart,
         Self::SegmentFreed,
+        Self::Retained,
         Self::TornTail,
         Self::PrefixKept,
         Self::FailedStart,
@@ -81,8 +84,12 @@ impl Setting {
         if let Some(torn) = &report.torn_tail {
             self.tally.add(if torn.kept_records > 0 { Event::PrefixKept } else { Event::TornTail });
         }
-        if hold(&shared.files.inner).segments.front().is_some_and(|oldest| oldest.header.number > 1) {
+        let files = hold(&shared.files.inner);
+        if files.segments.front().is_some_and(|oldest| oldest.header.number > 1) {
             self.tally.add(Event::SegmentFreed);
+        }
+        if !self.config.retention.is_zero() && files.segments.get(1).is_some_and(|second| second.header.first <= report.lowest) {
+            self.tally.add(Event::Retained);
         }
     }
 

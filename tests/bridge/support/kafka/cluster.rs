@@ -30,8 +30,8 @@ const KEYSTORE: &str = "keystore.pem";
 const BROKER_HEAP: u32 = 256;
 const CONTROLLER_HEAP: u32 = 128;
 
-/// Every wait on a process is over by then.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// Every wait on a process is over by then: a broker of a busy machine takes a minute to start.
+const PATIENCE: Duration = Duration::from_mins(3);
 
 pub(super) struct Cluster {
     dir: PathBuf,
@@ -106,6 +106,12 @@ impl Cluster {
 
     pub(super) const fn network(&self) -> &Network {
         &self.network
+    }
+
+    /// Where clients of the network find a broker.
+    pub(super) fn proxied_port(&self, id: i32) -> u16 {
+        let index = BROKERS.iter().position(|known| *known == id).unwrap();
+        self.ports[index].proxied
     }
 
     /// Who has signed the brokers' certificates.

@@ -176,7 +176,8 @@ impl Filesystem for Mounted {
         }
     }
 
-    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        self.0.repair(node(ino));
         reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO);
     }
 
@@ -203,8 +204,14 @@ impl Filesystem for Mounted {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let write = |medium: &mut Medium| medium.write(node(ino), small(offset), data).ok_or(Errno::EISDIR);
-        match self.0.change(Operation::Write, write, nothing) {
+        let (file, offset) = (node(ino), small(offset));
+        let write = |medium: &mut Medium| {
+            if medium.is_spoilt(file, offset) {
+                return Err(Errno::EIO);
+            }
+            medium.write(file, offset, data).ok_or(Errno::EISDIR)
+        };
+        match self.0.change(Operation::Write, write, |medium| medium.spoil(file, offset)) {
             Ok(()) => reply.written(u32::try_from(data.len()).unwrap()),
             Err(error) => reply.error(error),
         }

@@ -35,6 +35,8 @@ pub(super) struct Medium {
     changes: Vec<Change>,
     next: u64,
     random: Rng,
+    /// A place of a file that cannot be written.
+    spoilt: Option<(Node, usize)>,
 }
 
 #[derive(Debug, Default)]
@@ -81,6 +83,7 @@ impl Medium {
             changes: Vec::new(),
             next: ROOT.0 + 1,
             random: Rng::with_seed(seed),
+            spoilt: None,
         }
     }
 
@@ -161,6 +164,23 @@ impl Medium {
             }
         }
         Some(())
+    }
+
+    /// Writes that begin there fail from now on.
+    ///
+    /// One failure would not do: the kernel makes several requests of a large write, and where one of the later ones fails, the caller is told that less was
+    /// written, and no error. It learns of that where it goes on with the rest.
+    pub(super) fn spoil(&mut self, file: Node, offset: usize) {
+        self.spoilt = Some((file, offset));
+    }
+
+    pub(super) fn is_spoilt(&self, file: Node, offset: usize) -> bool {
+        self.spoilt == Some((file, offset))
+    }
+
+    /// Whoever opens the file finds it in order.
+    pub(super) fn repair(&mut self, file: Node) {
+        self.spoilt = self.spoilt.filter(|(spoilt, _)| *spoilt != file);
     }
 
     pub(super) fn set_length(&mut self, file: Node, length: usize) -> Option<()> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fuser::Errno;
 
-use super::medium::{Extent, Lost, Medium};
+use super::medium::{Extent, Lost, Medium, Node};
 
 /// How long a call hangs without power, where a test forgets to end who waits for it.
 const HANG_MAX: Duration = Duration::from_secs(30);
@@ -28,7 +28,8 @@ pub(crate) enum Operation {
 pub(crate) enum Event {
     /// The power goes, before the operation, and takes so much along.
     PowerLoss(Extent),
-    /// The operation fails with `EIO`, once. A write changes nothing then; what a sync has not written is never written.
+    /// The operation fails with `EIO`, once. A write changes nothing then, and fails at that place until the file is opened anew; what a sync has not written is
+    /// never written.
     Error,
 }
 
@@ -89,6 +90,10 @@ impl Power {
 
     pub(super) fn on(&self) {
         self.lock().stage = Stage::On;
+    }
+
+    pub(super) fn repair(&self, file: Node) {
+        self.lock().medium.repair(file);
     }
 
     /// Looks at the disk.
