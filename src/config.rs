@@ -36,7 +36,7 @@ pub use admin::Admin;
 pub use answers::Answer;
 pub use apps::App;
 pub use events::{Events, Mode};
-pub use http::Http;
+pub use http::{Http, Tls};
 pub use journal::Journal;
 pub use kafka::{Delivery, Kafka};
 pub use log::{Format, Level, Log};

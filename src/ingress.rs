@@ -5,7 +5,7 @@
 //!
 //! Each event loop is a thread with a single-threaded runtime and its own share of the connections (`worker`). One of them accepts for all
 //! (`server`). A connection's limits in time follow from what its I/O sees (`link`), and a request's way through is one function (`handler`).
-//! Absent on purpose: TLS, HTTP/2, timers of single connections, spans of single requests, and any answer that is not fixed in advance.
+//! Absent on purpose: HTTP/2, timers of single connections, spans of single requests, and any answer that is not fixed in advance.
 
 mod authentication;
 mod body;
@@ -15,6 +15,7 @@ mod link;
 mod refusal;
 mod server;
 mod source;
+mod tls;
 mod tokens;
 mod worker;
 
@@ -32,7 +33,8 @@ use tokio::time::Instant;
 pub use authentication::{Strangers, TokensError};
 pub use lifecycle::Intake;
 pub use refusal::{Refusal, Unanswered};
-pub use tokens::{PERIOD as TOKENS_PERIOD, Problem as TokensProblem};
+pub use tls::{Problem as TlsProblem, Tls};
+pub use tokens::Problem as TokensProblem;
 
 use crate::clock::Clock;
 use crate::config;
@@ -44,6 +46,9 @@ use handler::{Policy, Shared};
 use lifecycle::Lifecycle;
 use server::{Acceptor, Connections, Door, Reception};
 use worker::{Beginning, Settings};
+
+/// How often the files of tokens and of TLS are compared: soon enough for a rotation that keeps both tokens for a minute, and cheap.
+pub const FILES_PERIOD: Duration = Duration::from_secs(5);
 
 /// Why the ingress does not start.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +66,9 @@ pub enum Error {
     /// An app's tokens file is of no use; a fault of the configuration.
     #[error(transparent)]
     Tokens(#[from] TokensError),
+    /// The files of `[http.tls]` are of no use; a fault of the configuration.
+    #[error("use the files of http.tls")]
+    Tls(#[from] TlsProblem),
     /// A thread or its event loop cannot be made.
     #[error("start a thread")]
     Thread(#[source] io::Error),
@@ -119,6 +127,7 @@ pub struct Bound {
     listener: TcpListener,
     address: SocketAddr,
     policy: Policy,
+    tls: Option<Arc<Tls>>,
     http: config::Http,
 }
 
@@ -131,13 +140,14 @@ impl Bound {
 
     /// Starts the event loops.
     pub fn serve(self, setup: Setup) -> Result<Ingress, Error> {
-        let Self { listener, address, policy, http } = self;
+        let Self { listener, address, policy, tls, http } = self;
         let Setup { workers, journal, metrics, clock, heartbeat } = setup;
         metrics.connections_max.set(i64::from(http.connections_max));
         metrics.bodies_max_bytes.set(i64::try_from(http.bodies_max.bytes()).unwrap_or(i64::MAX));
         let lifecycle = Arc::new(Lifecycle::new());
         let shared = Shared {
             policy: Arc::new(policy),
+            tls,
             budget: Arc::new(Budget::new(http.bodies_max.bytes())),
             lifecycle: Arc::clone(&lifecycle),
             clock,
@@ -150,13 +160,16 @@ impl Bound {
             metrics: metrics.clone(),
         };
         let mut acceptor = Some(Acceptor { listener, lifecycle: Arc::clone(&lifecycle), reception });
-        let (tokens_watch, tokens_stop) = blocking::channel();
+        let (files_watch, files_stop) = blocking::channel();
         let ingress =
-            Ingress { address, lifecycle, threads: watch::Sender::new(Threads::default()), tokens_watch: Mutex::new(Some(tokens_watch)) };
-        if shared.policy.apps.have_tokens() {
-            let policy = Arc::clone(&shared.policy);
-            ingress.spawn("tokens".to_owned(), move || {
-                watch_tokens(&policy.apps, &metrics, &tokens_stop);
+            Ingress { address, lifecycle, threads: watch::Sender::new(Threads::default()), files_watch: Mutex::new(Some(files_watch)) };
+        if let Some(tls) = &shared.tls {
+            tls.show(&metrics);
+        }
+        if shared.policy.apps.have_tokens() || shared.tls.is_some() {
+            let shared = shared.clone();
+            ingress.spawn("files".to_owned(), move || {
+                watch_files(&shared, &files_stop);
                 Ok(0)
             })?;
         }
@@ -180,10 +193,13 @@ impl Bound {
     }
 }
 
-/// Compares the tokens files until nobody holds the other end of `stop`. Reads files, so it has a thread of its own.
-fn watch_tokens(apps: &Apps, metrics: &metrics::Ingress, stop: &blocking::Receiver<()>) {
-    while stop.recv_timeout(TOKENS_PERIOD) == Err(RecvTimeoutError::Timeout) {
-        apps.refresh_tokens(&metrics.tokens_reload_failures);
+/// Compares the files of tokens and of TLS until nobody holds the other end of `stop`. Reads files, so it has a thread of its own.
+fn watch_files(shared: &Shared, stop: &blocking::Receiver<()>) {
+    while stop.recv_timeout(FILES_PERIOD) == Err(RecvTimeoutError::Timeout) {
+        shared.policy.apps.refresh_tokens(&shared.metrics.tokens_reload_failures);
+        if let Some(tls) = &shared.tls {
+            tls.refresh(&shared.metrics);
+        }
     }
 }
 
@@ -234,17 +250,18 @@ pub struct Ingress {
     address: SocketAddr,
     lifecycle: Arc<Lifecycle>,
     threads: watch::Sender<Threads>,
-    tokens_watch: Mutex<Option<blocking::Sender<()>>>,
+    files_watch: Mutex<Option<blocking::Sender<()>>>,
 }
 
 impl Ingress {
-    /// Reads the tokens files and binds the public port: all that a start can fail by before anything serious has begun.
+    /// Reads the files of tokens and of TLS, and binds the public port: all that a start can fail by before anything serious has begun.
     pub fn bind(config: &config::Config, strangers: Strangers) -> Result<Bound, Error> {
         let policy = Policy::new(config, Apps::new(config, strangers)?);
+        let tls = config.http.tls.as_ref().map(Tls::open).transpose()?.map(Arc::new);
         let listen = |source| Error::Listen { address: config.http.listen, source };
         let listener = server::bind(&config.http).map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
-        Ok(Bound { listener, address, policy, http: config.http.clone() })
+        Ok(Bound { listener, address, policy, tls, http: config.http.clone() })
     }
 
     /// Where callbacks arrive.
@@ -295,7 +312,7 @@ impl Ingress {
 
     fn begin_stop(&self, deadline: Instant) {
         self.lifecycle.stop(deadline);
-        drop(self.tokens_watch.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(self.files_watch.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     fn spawn(&self, thread: String, body: impl FnOnce() -> io::Result<usize> + Send + 'static) -> Result<(), Error> {

@@ -111,6 +111,10 @@ pub struct Ingress {
     pub accept_errors: IntCounter,
     /// Times that a tokens file could not be read again and the last good tokens stayed in force.
     pub tokens_reload_failures: IntCounter,
+    /// When the certificate of the public port ends, seconds since 1970; 0 without TLS.
+    pub certificate_not_after_seconds: IntGauge,
+    /// Times that the files of `[http.tls]` could not be used and the last good ones stayed in force.
+    pub certificate_reload_failures: IntCounter,
 }
 
 impl Ingress {
@@ -159,6 +163,16 @@ impl Ingress {
                 registry,
                 "tokens_reload_failures_total",
                 "Times that a tokens file could not be read again; the last good tokens stayed in force.",
+            )?,
+            certificate_not_after_seconds: gauge(
+                registry,
+                "certificate_not_after_timestamp_seconds",
+                "When the certificate of the public port ends, seconds since 1970; 0 without TLS.",
+            )?,
+            certificate_reload_failures: counter(
+                registry,
+                "certificate_reload_failures_total",
+                "Times that the files of http.tls could not be used; the last good ones stayed in force.",
             )?,
         })
     }

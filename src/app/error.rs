@@ -69,7 +69,7 @@ impl Error {
     #[must_use]
     pub fn remedy(&self) -> Remedy {
         match self {
-            Self::Ingress(ingress::Error::Tokens(_))
+            Self::Ingress(ingress::Error::Tokens(_) | ingress::Error::Tls(_))
             | Self::Forwarder(forwarder::Error::Record { .. } | forwarder::Error::Positions(_))
             | Self::Token { .. } => Remedy::Configuration,
             Self::Forwarder(forwarder::Error::Superseded { .. }) => Remedy::Unavailable,

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::output::{self, Format};
 use super::{Exit, Failure, Global, counted, known, print};
 use crate::config::{self, Problem, Warning};
+use crate::{ingress, log};
 
 /// Read the configuration and print every problem with its dotted key; exit code 78 if there is one.
 ///
@@ -22,7 +23,11 @@ pub(super) struct Check {
 impl Check {
     pub(super) fn run(self, global: &Global) -> Result<(), Failure> {
         let (problems, warnings, failure) = match global.load_for_serve() {
-            Ok(config) => (Vec::new(), config::warnings(&config, &known()), None),
+            Ok(config) => {
+                let problems: Vec<_> = config.http.tls.as_ref().and_then(no_tls).into_iter().collect();
+                let failure = problems.first().map(|_| Failure::new(Exit::Configuration, "the configuration has a problem".to_owned()));
+                (problems, config::warnings(&config, &known()), failure)
+            }
             Err(problems) => {
                 let failure = Failure::new(Exit::Configuration, counted(&problems));
                 (problems.iter().cloned().collect(), Vec::new(), Some(failure))
@@ -34,6 +39,12 @@ impl Check {
         })?;
         failure.map_or(Ok(()), Err)
     }
+}
+
+/// What is wrong with the files of `[http.tls]`, each of which is there.
+fn no_tls(files: &config::Tls) -> Option<Problem> {
+    let problem = ingress::Tls::open(files).err()?;
+    Some(Problem { key: "http.tls".to_owned(), message: format!("failed to {}", log::with_causes(&problem)), origin: None })
 }
 
 /// One line each.

@@ -129,6 +129,14 @@ pub(super) fn serving(config: &Config) -> Findings {
     {
         found.add(Key::of("admin.token_file"), fault);
     }
+    let tls = config.http.tls.iter().flat_map(|tls| {
+        [("certificate", Some(&tls.certificate)), ("private_key", Some(&tls.private_key)), ("client_ca", tls.client_ca.as_ref())]
+    });
+    for (name, path) in tls.filter_map(|(name, path)| Some((name, path?))) {
+        if let Err(fault) = read_secret(path) {
+            found.add(Key::of("http.tls").name(name), fault);
+        }
+    }
     for (index, app) in config.apps.iter().enumerate() {
         if let Some(path) = &app.tokens_file
             && let Err(fault) = read_secret(path)

@@ -1,6 +1,7 @@
 //! `[http]`: the public listener and its limits.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,22 @@ pub struct Http {
     /// Networks whose `X-Forwarded-For` is believed: the sender is its rightmost address outside of them.
     #[serde(deserialize_with = "network::list")]
     pub trusted_proxies: Vec<IpNet>,
+    /// TLS on the public port; plain HTTP where it is absent, as behind a proxy that ends TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+}
+
+/// The files of TLS, in PEM. All of them are read again when their contents change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// The certificate, then those of the authorities between it and the root that clients know.
+    pub certificate: PathBuf,
+    /// The certificate's private key: PKCS#8, PKCS#1 or SEC1, without a password.
+    pub private_key: PathBuf,
+    /// The authorities by one of which a client's certificate must be signed (mutual TLS); clients need none where it is absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_ca: Option<PathBuf>,
 }
 
 impl Default for Http {
@@ -46,6 +63,7 @@ impl Default for Http {
             connections_max: 10_000,
             bodies_max: Size::from_mib(128),
             trusted_proxies: Vec::new(),
+            tls: None,
         }
     }
 }

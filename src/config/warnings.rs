@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::key::Key;
 use super::problem::Warning;
-use super::{Config, KnownCommand, Size, Topics, known as names};
+use super::{Config, Delivery, KnownCommand, Size, Topics, known as names};
 
 /// What the operator should know of the settings in force. Looks at the file system of `journal.dir`.
 #[must_use]
@@ -18,7 +18,7 @@ pub fn warnings(config: &Config, known: &[KnownCommand<'_>]) -> Vec<Warning> {
     for message in metric_names(&config.topics, known) {
         warn("topics", message);
     }
-    for (key, message) in misspelt(&config.topics, known).into_iter().chain(shared(&config.topics, known)) {
+    for (key, message) in misspelt(config, known).into_iter().chain(shared(&config.topics, known)) {
         warn(&key, message);
     }
     let needed = Size::from_bytes(config.http.body_max.bytes().saturating_mul(2).saturating_add(Size::from_mib(1).bytes()));
@@ -59,7 +59,8 @@ fn metric_names(topics: &Topics, known: &[KnownCommand<'_>]) -> Vec<String> {
 }
 
 /// Names of commands that are almost those of known ones, and settings of topics that there are not. Both do nothing, silently.
-fn misspelt(topics: &Topics, known: &[KnownCommand<'_>]) -> Vec<(String, String)> {
+fn misspelt(config: &Config, known: &[KnownCommand<'_>]) -> Vec<(String, String)> {
+    let topics = &config.topics;
     let is_known = |name: &str| known.iter().any(|command| command.name == name);
     let commands = topics.discard.iter().map(|name| (Key::of("topics.discard"), name));
     let commands = commands.chain(topics.names.keys().map(|name| (Key::of("topics.names").name(name), name)));
@@ -68,7 +69,8 @@ fn misspelt(topics: &Topics, known: &[KnownCommand<'_>]) -> Vec<(String, String)
         Some((key.to_string(), format!("the bridge knows no command `{name}`; did you mean `{}`?", near.name)))
     });
     let all = topics.all_names(known);
-    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    let positions = (config.kafka.delivery == Delivery::ExactlyOnce).then_some(config.kafka.positions_topic.as_str());
+    let all: Vec<&str> = all.iter().map(String::as_str).chain(positions).collect();
     let unused = topics.config.keys().filter(|name| !all.contains(&name.as_str())).map(|name| {
         let meant = names::nearest_of(name, &all).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
         (Key::of("topics.config").name(name).to_string(), format!("there is no such topic by these settings{meant}"))
@@ -155,6 +157,17 @@ mod tests {
             let expected = message.map(|message| format!("{}: {message}", Key::of("topics.config").name(name)));
             assert_eq!(told, Vec::from_iter(expected));
         }
+    }
+
+    #[test]
+    fn settings_of_the_positions_topic_are_used_with_exactly_once_alone() {
+        let mut config = Config::default();
+        config.topics.config = [(config.kafka.positions_topic.clone(), BTreeMap::new())].into();
+        let mut told = |delivery| {
+            config.kafka.delivery = delivery;
+            misspelt(&config, &KNOWN).len()
+        };
+        assert_eq!((told(Delivery::ExactlyOnce), told(Delivery::AtLeastOnce)), (0, 1));
     }
 
     #[test]

@@ -23,6 +23,7 @@ use super::body::{self, Budget, Failure, Remainder, Share};
 use super::lifecycle::{Lifecycle, Stage};
 use super::link::{Ending, LinkState};
 use super::refusal::{Refusal, Unanswered};
+use super::tls::Tls;
 use crate::callback::query::Query;
 use crate::callback::{self, Callback};
 use crate::clock::Clock;
@@ -120,6 +121,8 @@ pub(super) struct Handler {
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) policy: Arc<Policy>,
+    /// None where the public port speaks plain HTTP.
+    pub(super) tls: Option<Arc<Tls>>,
     pub(super) budget: Arc<Budget>,
     pub(super) lifecycle: Arc<Lifecycle>,
     pub(super) clock: Clock,
@@ -128,7 +131,7 @@ pub(super) struct Shared {
 
 impl Handler {
     pub(super) fn new(shared: Shared, journal: Journal, appender: Appender) -> Self {
-        let Shared { policy, budget, lifecycle, clock, metrics } = shared;
+        let Shared { policy, budget, lifecycle, clock, metrics, tls: _ } = shared;
         let counters = Counters::new(&metrics);
         Self { policy, budget, lifecycle, journal, appender, clock, metrics, counters, receipts: Receipts::new() }
     }

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 /// How long we read on after the last answer of a connection, so that what its sender still sends does not reset the connection before the sender
 /// has read that answer. Chat itself gives up after 2 s.
@@ -50,6 +51,8 @@ impl CoarseClock {
 /// What a connection is busy with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
+    /// TLS is agreed upon.
+    Handshake,
     /// Nothing of a request has arrived since the last answer.
     Idle,
     /// A request has begun, and its head has not ended.
@@ -81,7 +84,7 @@ pub(super) enum Order {
 /// The limit of a connection that is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Overdue {
-    /// `http.header_timeout`.
+    /// `http.header_timeout`, which bounds the handshake of TLS too.
     Head,
     /// `http.idle_timeout`.
     Idle,
@@ -117,6 +120,16 @@ impl LinkState {
             order: Cell::new(None),
             waker: RefCell::new(None),
         }
+    }
+
+    /// TLS is to be agreed upon, before anything else.
+    pub(super) fn handshake_begins(&self) {
+        self.enter(Phase::Handshake);
+    }
+
+    /// It is agreed upon.
+    pub(super) fn handshake_ends(&self) {
+        self.enter(Phase::Idle);
     }
 
     /// A request's head is complete.
@@ -160,13 +173,13 @@ impl LinkState {
     pub(super) fn sweep(&self, limits: Limits) {
         let over = |limit| self.clock.over(self.since.get(), limit);
         match self.phase.get() {
-            Phase::Head if over(limits.header_timeout) => self.give(Order::Abandon(Overdue::Head)),
+            Phase::Handshake | Phase::Head if over(limits.header_timeout) => self.give(Order::Abandon(Overdue::Head)),
             // An answer that its sender does not take ends here too: it is no request.
             Phase::Idle if over(limits.idle_timeout) => self.give(Order::Abandon(Overdue::Idle)),
             // The I/O looks at the clock itself.
             Phase::Closing => self.wake(),
             // The body has a timer of its own, the journal its own limit.
-            Phase::Head | Phase::Idle | Phase::Request => {}
+            Phase::Handshake | Phase::Head | Phase::Idle | Phase::Request => {}
         }
     }
 
@@ -182,10 +195,49 @@ impl LinkState {
     }
 }
 
+/// A connection's bytes, in the clear once they are here.
+#[derive(Debug)]
+pub(super) enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
 /// The I/O that hyper reads and writes.
 #[derive(Debug)]
 pub(super) struct Link {
-    stream: TcpStream,
+    stream: Stream,
     state: Rc<LinkState>,
     /// The sender has sent all that it will.
     read_closed: bool,
@@ -193,7 +245,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(stream: TcpStream, state: Rc<LinkState>) -> Self {
+    pub(super) fn new(stream: Stream, state: Rc<LinkState>) -> Self {
         Self { stream, state, read_closed: false, write_closed: false }
     }
 

@@ -22,7 +22,7 @@ macro_rules! refusals {
             /// The reasons of all refusals, the unanswered ones too: the label values of `chat_bridge_callbacks_total`.
             pub const REASONS: &'static [&'static str] = &[
                 $($reason,)+
-                Unanswered::BodyIncomplete.reason(), Unanswered::NotHttp.reason(), Unanswered::Connections.reason(),
+                Unanswered::BodyIncomplete.reason(), Unanswered::Tls.reason(), Unanswered::NotHttp.reason(), Unanswered::Connections.reason(),
                 Unanswered::Internal.reason(),
             ];
 
@@ -96,6 +96,8 @@ refusals! {
 pub enum Unanswered {
     /// The sender hung up while it sent the body.
     BodyIncomplete,
+    /// No TLS came about: no TLS, no version or cipher that both have, no certificate of a client that is trusted, or a handshake that was too slow.
+    Tls,
     /// Not HTTP: hyper refuses it by itself, or the head was too slow.
     NotHttp,
     /// `http.connections_max` connections are open: this one was closed at once.
@@ -110,6 +112,7 @@ impl Unanswered {
     pub const fn reason(self) -> &'static str {
         match self {
             Self::BodyIncomplete => "body_incomplete",
+            Self::Tls => "tls",
             Self::NotHttp => "not_http",
             Self::Connections => "connections",
             Self::Internal => "internal",
@@ -141,6 +144,6 @@ mod tests {
     fn no_two_reasons_are_the_same() {
         let reasons: BTreeSet<_> = Refusal::REASONS.iter().collect();
         assert_eq!(reasons.len(), Refusal::REASONS.len());
-        assert_eq!(reasons.len(), Refusal::ALL.len() + 4);
+        assert_eq!(reasons.len(), Refusal::ALL.len() + 5);
     }
 }

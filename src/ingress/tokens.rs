@@ -1,20 +1,16 @@
 //! The tokens of an app, and the file that they come from.
 //!
-//! The file holds one token a line: the old one and the new while rotating. It is read at start and compared every [`PERIOD`] by contents, for
+//! The file holds one token a line: the old one and the new while rotating. It is read at start and compared every [`FILES_PERIOD`](super::FILES_PERIOD) by contents, for
 //! Kubernetes swaps links under its name. While running, the last good tokens outlive a file that is gone or empty.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
 
 use prometheus::IntCounter;
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
-
-/// How often a tokens file is compared: soon enough for a rotation that keeps both tokens for a minute, and cheap.
-pub const PERIOD: Duration = Duration::from_secs(5);
 
 /// The largest tokens file: a token has at most 128 characters, so this is a file of something else.
 const FILE_MAX_BYTES: u64 = 64 * 1024;

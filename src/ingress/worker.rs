@@ -18,10 +18,11 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
+use tokio_rustls::TlsAcceptor;
 
 use super::Heartbeat;
 use super::handler::{Handler, Shared};
-use super::link::{self, CoarseClock, Link, LinkState, Order, Overdue};
+use super::link::{self, CoarseClock, Link, LinkState, Order, Overdue, Stream};
 use super::refusal::Unanswered;
 use super::server::{Acceptor, Arrival};
 use crate::config;
@@ -229,6 +230,10 @@ impl Worker {
 enum End {
     Served(hyper::Result<()>),
     Overdue(Overdue),
+    /// Before a request could begin; `told` where it was more than a connection that somebody had opened and closed.
+    NoTls {
+        told: bool,
+    },
 }
 
 /// Serves one connection to its end.
@@ -241,13 +246,14 @@ async fn serve(entry: Entry, link: Rc<LinkState>, arrival: Arrival) {
         return;
     };
     let end = exchange(worker, &link, stream, peer).await;
-    let is_not_http = match end {
-        End::Overdue(Overdue::Head) => true,
-        End::Overdue(Overdue::Idle) | End::Served(Ok(())) => false,
-        End::Served(Err(error)) => error.is_parse() || link.is_in_head(),
+    let unanswered = match end {
+        End::NoTls { told } => told.then_some(Unanswered::Tls),
+        End::Overdue(Overdue::Head) => Some(Unanswered::NotHttp),
+        End::Overdue(Overdue::Idle) | End::Served(Ok(())) => None,
+        End::Served(Err(error)) => (error.is_parse() || link.is_in_head()).then_some(Unanswered::NotHttp),
     };
-    if is_not_http {
-        metrics.refused(Unanswered::NotHttp.reason()).inc();
+    if let Some(unanswered) = unanswered {
+        metrics.refused(unanswered.reason()).inc();
     }
     drop(place);
 }
@@ -260,6 +266,13 @@ fn register(stream: std::net::TcpStream) -> io::Result<TcpStream> {
 }
 
 async fn exchange(worker: &Worker, link: &Rc<LinkState>, stream: TcpStream, peer: SocketAddr) -> End {
+    let stream = match &worker.shared.tls {
+        None => Stream::Plain(stream),
+        Some(tls) => match handshake(link, tls.acceptor(), stream).await {
+            Ok(stream) => stream,
+            Err(told) => return End::NoTls { told },
+        },
+    };
     let handler = &worker.handler;
     let service = service_fn(|request| handler.handle(link, peer.ip(), request));
     let io = TokioIo::new(Link::new(stream, Rc::clone(link)));
@@ -273,4 +286,19 @@ async fn exchange(worker: &Worker, link: &Rc<LinkState>, stream: TcpStream, peer
         connection.as_mut().poll(cx).map(End::Served)
     })
     .await
+}
+
+/// Agrees upon TLS; where that fails, whether the client had said anything.
+async fn handshake(link: &LinkState, acceptor: TlsAcceptor, stream: TcpStream) -> Result<Stream, bool> {
+    link.handshake_begins();
+    let mut accepting = pin!(acceptor.accept(stream).into_fallible());
+    let agreed = std::future::poll_fn(|cx| match link.take_order(cx.waker()) {
+        // Nothing is in hand yet: a stop closes it at once.
+        Some(Order::Finish) => Poll::Ready(Err(false)),
+        Some(Order::Abandon(_)) => Poll::Ready(Err(true)),
+        None => accepting.as_mut().poll(cx).map_err(|(error, _)| error.kind() != io::ErrorKind::UnexpectedEof),
+    });
+    let stream = agreed.await?;
+    link.handshake_ends();
+    Ok(Stream::Tls(Box::new(stream)))
 }

@@ -27,5 +27,6 @@ mod shutdown;
 mod soak;
 mod spine;
 mod support;
+mod tls;
 mod tokens;
 mod transactions;

@@ -1,6 +1,7 @@
 //! What the tests start, drive and look at from outside.
 
 pub(crate) mod bridge;
+pub(crate) mod certificates;
 pub(crate) mod consumers;
 pub(crate) mod http;
 pub(crate) mod kafka;

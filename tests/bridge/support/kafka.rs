@@ -3,7 +3,6 @@
 //! It needs Java 17, Maven and OpenSSL. The jars are resolved once into `tests/kafka/target`; after that nothing needs the network. All processes end with the
 //! one that started them, however that ends.
 
-mod certificates;
 mod cluster;
 mod control;
 mod node;

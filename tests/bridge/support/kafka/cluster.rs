@@ -13,9 +13,9 @@ use tempfile::TempDir;
 
 use super::super::eventually;
 use super::super::proxy::Network;
-use super::certificates::{self, Authority};
 use super::node::Node;
 use super::prepare::{CLUSTER_ID, prepared};
+use crate::support::certificates::{self, Authority};
 
 /// The numbers of the brokers.
 pub(crate) const BROKERS: [i32; 3] = [1, 2, 3];

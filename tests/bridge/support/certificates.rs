@@ -1,15 +1,15 @@
-//! Certificates of the brokers, and the authorities that sign them, by OpenSSL.
+//! Certificates of brokers, bridges and their clients, and the authorities that sign them, by OpenSSL.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::prepare::run;
+use super::kafka::run;
 
 const KEY: [&str; 6] = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-batch"];
 
 /// Whether a server shows the certificate of this PEM file to new connections.
-pub(super) fn shows(port: u16, keystore: &Path) -> bool {
+pub(crate) fn shows(port: u16, keystore: &Path) -> bool {
     let address = format!("127.0.0.1:{port}");
     let client = ["s_client", "-connect", &address, "-servername", "localhost"];
     let shown = Command::new("openssl").args(client).stdin(Stdio::null()).output().unwrap().stdout;
@@ -20,6 +20,12 @@ pub(super) fn shows(port: u16, keystore: &Path) -> bool {
 /// The first certificate of a text.
 fn certificate(text: &str) -> Option<&str> {
     Some(text.split_once("-----BEGIN CERTIFICATE-----")?.1.split_once("-----END CERTIFICATE-----")?.0)
+}
+
+/// A certificate and its private key.
+pub(crate) struct Pair {
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
 }
 
 /// An authority with a folder of its own.
@@ -46,13 +52,24 @@ impl Authority {
     /// A key and a new certificate for `localhost`, in one PEM file of that name.
     pub(crate) fn keystore(&self, name: &str) -> PathBuf {
         let keystore = self.dir.join(name);
-        fs::write(self.dir.join("san.ext"), "subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n").unwrap();
-        self.openssl(["req", "-subj", "/CN=localhost", "-keyout", "server.key", "-out", "server.csr"].iter().chain(&KEY));
-        let sign = ["x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "30"];
-        self.openssl(sign.iter().chain(&["-extfile", "san.ext", "-out", "server.pem"]));
-        let parts = ["server.key", "server.pem", "ca.pem"].map(|file| fs::read_to_string(self.dir.join(file)).unwrap());
+        let pair = self.pair("server", 30);
+        let parts = [&pair.key, &pair.certificate].map(|file| fs::read_to_string(file).unwrap());
         fs::write(&keystore, parts.concat()).unwrap();
         keystore
+    }
+
+    /// A key and a new certificate for `localhost`, in files of that name; it ends after so many days. The authority's own certificate follows the new one.
+    pub(crate) fn pair(&self, name: &str, days: u32) -> Pair {
+        let [key, request, signed] = ["key", "csr", "pem"].map(|end| format!("{name}.{end}"));
+        fs::write(self.dir.join("san.ext"), "subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n").unwrap();
+        self.openssl(["req", "-subj", "/CN=localhost", "-keyout", &key, "-out", &request].iter().chain(&KEY));
+        let days = days.to_string();
+        let sign = ["x509", "-req", "-in", &request, "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", &days];
+        self.openssl(sign.iter().chain(&["-extfile", "san.ext", "-out", &signed]));
+        let certificate = self.dir.join(&signed);
+        let chain = [&certificate, &self.certificate()].map(|file| fs::read_to_string(file).unwrap());
+        fs::write(&certificate, chain.concat()).unwrap();
+        Pair { certificate, key: self.dir.join(key) }
     }
 
     fn openssl<'a>(&self, arguments: impl IntoIterator<Item = &'a &'a str>) {

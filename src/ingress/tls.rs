@@ -1,0 +1,220 @@
+//! TLS on the public port: certificate, private key, and the authority whose clients alone are taken, where there is one.
+//!
+//! TLS 1.2 and 1.3 by rustls, HTTP/1.1 by ALPN. The files are read at start and compared every [`FILES_PERIOD`](super::FILES_PERIOD) by contents, for Kubernetes swaps links under their
+//! names. What has changed holds for connections that come from then on. While running, the last good files outlive what replaces them and is of no use: a
+//! certificate and a key that do not fit are mostly two halves of a change.
+//! Absent on purpose: names (SNI), for one certificate serves all; lists of revoked clients; any switch that turns a check off.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
+use rustls::{RootCertStore, ServerConfig};
+use sha2::{Digest, Sha256};
+use tokio_rustls::TlsAcceptor;
+use x509_cert::der::Decode;
+
+use crate::config;
+use crate::metrics;
+
+/// The largest file: a chain, or the authorities of all clients. More is a file of something else.
+const FILE_MAX_BYTES: u64 = 1024 * 1024;
+
+/// The one protocol that is spoken, as ALPN names it (RFC 7301).
+const HTTP_1_1: &[u8] = b"http/1.1";
+
+/// Why a file of `[http.tls]` is of no use. Nothing of its contents is in it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Problem {
+    /// A file cannot be read.
+    #[error("read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// A file is larger than any of its kind.
+    #[error("take {} for what it is: it is larger than {FILE_MAX_BYTES} bytes", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
+    /// What stands in a file is not what belongs there, in PEM (RFC 7468).
+    #[error("find {what} in {}", path.display())]
+    Pem {
+        /// What belongs there.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong; `None` where there is none of it.
+        #[source]
+        source: Option<pem::Error>,
+    },
+    /// The certificate and the private key do not fit together, or are of a kind that is not known.
+    #[error("use the certificate with its private key")]
+    Pair(#[source] rustls::Error),
+    /// The certificate cannot be read for its end.
+    #[error("read when the certificate ends")]
+    Expiry(#[source] x509_cert::der::Error),
+    /// The clients' authorities cannot be used.
+    #[error("trust the authorities of http.tls.client_ca")]
+    Authority(#[source] rustls::Error),
+    /// No client can be judged by the authorities.
+    #[error("judge clients by http.tls.client_ca")]
+    Clients(#[source] VerifierBuilderError),
+}
+
+/// Files that fit together.
+struct InForce {
+    /// Of all files, to tell a change by; the key itself is not kept beside rustls's.
+    digest: [u8; 32],
+    config: Arc<ServerConfig>,
+    /// When the certificate ends, seconds since 1970.
+    not_after: u64,
+}
+
+/// Whether the last comparison found usable files; kept so that each change of state is said once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Condition {
+    Usable,
+    Unusable,
+}
+
+/// The files of `[http.tls]` and what is in force of them.
+pub struct Tls {
+    files: config::Tls,
+    in_force: RwLock<Arc<InForce>>,
+    condition: Mutex<Condition>,
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Tls").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+impl Tls {
+    /// Reads the files for the first time.
+    ///
+    /// # Errors
+    /// See [`Problem`]; a fault of the configuration.
+    pub fn open(files: &config::Tls) -> Result<Self, Problem> {
+        let in_force = InForce::read(files)?;
+        Ok(Self { files: files.clone(), in_force: RwLock::new(Arc::new(in_force)), condition: Mutex::new(Condition::Usable) })
+    }
+
+    /// What takes the next connection.
+    pub(super) fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(Arc::clone(&self.in_force().config))
+    }
+
+    /// Reads the files again. Where they are of no use the last good ones stay, a failure is counted, and the first one is said.
+    pub(super) fn refresh(&self, metrics: &metrics::Ingress) {
+        let mut condition = self.condition.lock().unwrap_or_else(PoisonError::into_inner);
+        match InForce::read(&self.files) {
+            Ok(read) => {
+                if *condition == Condition::Unusable {
+                    tracing::info!("the files of http.tls are usable again");
+                    *condition = Condition::Usable;
+                }
+                if read.digest != self.in_force().digest {
+                    tracing::info!(not_after_seconds = read.not_after, "certificate changed");
+                    *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(read);
+                    self.show(metrics);
+                }
+            }
+            Err(problem) => {
+                metrics.certificate_reload_failures.inc();
+                if *condition == Condition::Usable {
+                    let problem = crate::log::with_causes(&problem);
+                    tracing::warn!(problem, "the files of http.tls are unusable, the last good ones stay in force");
+                    *condition = Condition::Unusable;
+                }
+            }
+        }
+    }
+
+    /// Sets the metric of the certificate's end.
+    pub(super) fn show(&self, metrics: &metrics::Ingress) {
+        metrics.certificate_not_after_seconds.set(i64::try_from(self.in_force().not_after).unwrap_or(i64::MAX));
+    }
+
+    fn in_force(&self) -> Arc<InForce> {
+        Arc::clone(&self.in_force.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl InForce {
+    fn read(files: &config::Tls) -> Result<Self, Problem> {
+        let mut digest = Sha256::new();
+        let mut contents = |path: &Path| {
+            let bytes = read(path)?;
+            digest.update(bytes.len().to_le_bytes());
+            digest.update(&bytes);
+            Ok::<_, Problem>(bytes)
+        };
+        let chain = certificates(&files.certificate, &contents(&files.certificate)?)?;
+        let key = private_key(&files.private_key, &contents(&files.private_key)?)?;
+        let authorities = match &files.client_ca {
+            Some(path) => Some(certificates(path, &contents(path)?)?),
+            None => None,
+        };
+        let not_after = chain.first().map_or(Ok(0), not_after)?;
+        let provider = Arc::new(ring::default_provider());
+        let builder =
+            ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions().map_err(Problem::Pair)?;
+        let builder = match authorities {
+            Some(authorities) => builder.with_client_cert_verifier(verifier(authorities, provider)?),
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_single_cert(chain, key).map_err(Problem::Pair)?;
+        config.alpn_protocols = vec![HTTP_1_1.to_vec()];
+        Ok(Self { digest: digest.finalize().into(), config: Arc::new(config), not_after })
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Problem> {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(FILE_MAX_BYTES + 1).read_to_end(&mut bytes));
+    match read.map_err(|source| Problem::Read { path: path.to_owned(), source })? {
+        length if u64::try_from(length).is_ok_and(|length| length <= FILE_MAX_BYTES) => Ok(bytes),
+        _ => Err(Problem::TooLarge { path: path.to_owned() }),
+    }
+}
+
+fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Problem> {
+    let missing = |source| Problem::Pem { what: "a certificate", path: path.to_owned(), source };
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|error| missing(Some(error)))?;
+    if chain.is_empty() { Err(missing(None)) } else { Ok(chain) }
+}
+
+fn private_key(path: &Path, pem: &[u8]) -> Result<PrivateKeyDer<'static>, Problem> {
+    PrivateKeyDer::from_pem_slice(pem).map_err(|error| Problem::Pem { what: "a private key", path: path.to_owned(), source: Some(error) })
+}
+
+/// When a certificate ends, seconds since 1970.
+fn not_after(certificate: &CertificateDer<'_>) -> Result<u64, Problem> {
+    let certificate = x509_cert::Certificate::from_der(certificate).map_err(Problem::Expiry)?;
+    Ok(certificate.tbs_certificate.validity.not_after.to_unix_duration().as_secs())
+}
+
+/// Who takes a client whose certificate one of the authorities has signed, and nobody else.
+fn verifier(
+    authorities: Vec<CertificateDer<'static>>,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, Problem> {
+    let mut roots = RootCertStore::empty();
+    for authority in authorities {
+        roots.add(authority).map_err(Problem::Authority)?;
+    }
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().map_err(Problem::Clients)
+}
