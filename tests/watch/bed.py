@@ -14,6 +14,7 @@ import random
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import time
 import urllib.error
@@ -203,7 +204,7 @@ class Kafka:
 class Bridge:
     """One bridge with a job of its own in Prometheus, and its load."""
 
-    def __init__(self, bed, name, kafka, instance=0, job=None, journal=None, settings=None, sasl=False, prefix="chat."):
+    def __init__(self, bed, name, kafka, instance=0, job=None, journal=None, settings=None, sasl=False, prefix="chat.", tls=False):
         self.bed, self.name, self.job = bed, name, job or name
         self.folder = bed.folder / name
         self.folder.mkdir()
@@ -222,6 +223,11 @@ class Bridge:
             "topics": {"prefix": prefix, "partitions": 2, "replication_factor": 1},
             "shutdown": {"lame_duck": "0s"},
         }
+        self.tls = tls
+        if tls:
+            self.certificate, self.key = self.folder / "tls.crt", self.folder / "tls.key"
+            self.certify(30)
+            table["http.tls"] = {"certificate": str(self.certificate), "private_key": str(self.key)}
         if sasl:
             table["kafka.properties"] = {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "PLAIN", "sasl.username": Kafka.USER}
             table["kafka.secret_files"] = {"sasl.password": str(self.password)}
@@ -235,6 +241,11 @@ class Bridge:
         self.config.write_text("\n".join(lines) + "\n")
         self.process = None
         self.loads = []
+
+    def certify(self, days):
+        """Another certificate, which ends so many days from now."""
+        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-batch", "-subj", "/CN=localhost", "-days", str(days)]
+        subprocess.run([*command, "-keyout", self.key, "-out", self.certificate], check=True, capture_output=True)
 
     def start(self):
         self.process = Process([program(), "serve", "--config", self.config], self.folder / "bridge.log")
@@ -284,9 +295,10 @@ class Bridge:
         query = {"SdkAppid": app, "CallbackCommand": command, "contenttype": "json", "RequestTime": now}
         if token:
             query["Sign"] = hashlib.sha256(f"{token}{now}".encode()).hexdigest()
-        request = urllib.request.Request(f"http://127.0.0.1:{self.public}/?{urllib.parse.urlencode(query)}", data=body.encode(), method="POST")
+        scheme = "https" if self.tls else "http"
+        request = urllib.request.Request(f"{scheme}://127.0.0.1:{self.public}/?{urllib.parse.urlencode(query)}", data=body.encode(), method="POST")
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
+            with urllib.request.urlopen(request, timeout=10, context=ssl._create_unverified_context()) as answer:
                 return answer.status
         except urllib.error.HTTPError as error:
             return error.code

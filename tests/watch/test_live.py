@@ -30,6 +30,8 @@ EXPECTED = {
     "tokens-lost": {"ChatBridgeTokensNotReloaded"},
     "not-json": {"ChatBridgeDeadLetters"},
     "clock-off": {"ChatBridgeClockSkewed"},
+    "certificate-ending": {"ChatBridgeCertificateExpiring"},
+    "certificate-lost": {"ChatBridgeCertificateNotReloaded"},
     "killed": {"ChatBridgeTargetMissing"},
     "restarting": {"ChatBridgeRestarting"},
 }
@@ -49,6 +51,8 @@ def start(bed):
         "wrong-password": {"sasl": True},
         "exactly-once": {"settings": {"kafka": {"delivery": "exactly-once"}}},
         "topic-removed": {"prefix": "removed."},
+        "certificate-ending": {"tls": True},
+        "certificate-lost": {"tls": True},
     }
     bridges = {name: bed.keep(Bridge(bed, name, **{"kafka": kafka, "journal": journals / name, **more.get(name, {})})) for name in EXPECTED}
     for name in ("exactly-once", "kafka-stopped", "topic-removed"):
@@ -57,8 +61,12 @@ def start(bed):
         bridge.start()
     for bridge in bridges.values():
         bridge.serves()
-        # What is to be full has to be filled.
-        bridge.load(300 if bridge is bridges["disk-full"] else 20)
+        if bridge.tls:
+            # The load speaks no TLS.
+            assert bridge.post('{"GroupId":"@TGS#1"}') == 200
+        else:
+            # What is to be full has to be filled.
+            bridge.load(300 if bridge is bridges["disk-full"] else 20)
     for bridge in bridges.values():
         bridge.publishes()
     alertmanager = bed.keep(Alertmanager(bed))
@@ -88,6 +96,8 @@ class Breaks:
         self.system.kafka.delete("removed.group-full")
         bridges["wrong-password"].password.write_text("wrong")
         bridges["tokens-lost"].tokens.unlink()
+        bridges["certificate-ending"].certify(1)
+        bridges["certificate-lost"].certificate.unlink()
         bridges["wrong-token"].load(tokens=self.wrong)
         bridges["killed"].kill()
         self.restart(3)
@@ -120,6 +130,8 @@ class Breaks:
         bridges["topic-removed"].run("topics", "apply")
         bridges["wrong-password"].password.write_text(Kafka.PASSWORD)
         bridges["tokens-lost"].tokens.write_text(beds.TOKEN + "\n")
+        bridges["certificate-ending"].certify(30)
+        bridges["certificate-lost"].certify(30)
         bridges["wrong-token"].loads[-1].kill()
         bridges["killed"].start()
         self.system.stopped.started()
