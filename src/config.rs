@@ -252,7 +252,15 @@ mod tests {
     fn full() -> Config {
         let Config { http, admin, journal, kafka, topics, events, shutdown, log, .. } = Config::default();
         Config {
-            http: Http { trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()], ..http },
+            http: Http {
+                trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
+                tls: Some(Tls {
+                    certificate: "/etc/chat-bridge/tls.crt".into(),
+                    private_key: "/etc/chat-bridge/tls.key".into(),
+                    client_ca: Some("/etc/chat-bridge/clients.crt".into()),
+                }),
+                ..http
+            },
             admin: Admin { token_file: Some("/etc/chat-bridge/admin-tokens".into()), ..admin },
             apps: vec![App {
                 sdk_app_id: 1_400_000_000,
