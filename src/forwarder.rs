@@ -364,7 +364,7 @@ impl Forwarder {
         }
         self.positions_at = now;
         let oldest = self.lanes.iter().filter_map(Lane::oldest).chain(self.live_held.as_ref().map(|held| held.received)).min();
-        let oldest = if oldest.is_none() && !self.takes_records() { self.oldest_unread()? } else { oldest };
+        let oldest = if oldest.is_none() { self.oldest_unread()? } else { oldest };
         #[expect(clippy::cast_precision_loss, clippy::as_conversions, reason = "microseconds since 1970 fit 52 bits for centuries")]
         let seconds = oldest.map_or(0.0, |oldest| oldest.micros() as f64 / 1e6);
         self.metrics.journal.oldest_unpublished_timestamp_seconds.set(seconds);
@@ -380,7 +380,7 @@ impl Forwarder {
         Ok(())
     }
 
-    /// When the next record of the live reading was received, as far as that can be read: what waits for a producer has an age too.
+    /// When the next record of the live reading was received, as far as that can be read: what waits for a producer or a transaction has an age too.
     fn oldest_unread(&mut self) -> Result<Option<Timestamp>, Error> {
         let lsn = self.live.position();
         if lsn >= self.journal.durable_end() {
