@@ -96,8 +96,15 @@ impl Summary {
     }
 
     fn verdict(&self) -> Result<(), Failure> {
-        if self.is_empty {
+        if self.is_empty && self.corrupt == 0 {
             return Ok(());
+        }
+        if self.is_empty {
+            let lost = counted(self.corrupt, "record");
+            return Err(Failure::new(
+                Exit::Corruption,
+                format!("nothing is left, but {lost} could not be read; the pieces are in the folder's set-aside/"),
+            ));
         }
         let why = if self.reasons.is_empty() { "Kafka confirms nothing".to_owned() } else { self.reasons.join("; ") };
         Err(Failure::new(Exit::Unavailable, format!("{} left: {why}", counted(self.left, "record"))))
@@ -119,5 +126,32 @@ impl fmt::Display for Summary {
             writeln!(out, "{what:11}  {count}")?;
         }
         write!(out, "{}", if self.is_empty { "nothing is left" } else { "what is left stays in the folder for the next try" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_of_which_something_could_not_be_read_is_no_folder_to_throw_away() {
+        let summary = |corrupt: u64, is_empty: bool| Summary {
+            dir: "/mnt/old".to_owned(),
+            identity: "1".to_owned(),
+            unpublished: 2,
+            earlier: 0,
+            published: 1,
+            dead_lettered: 0,
+            corrupt,
+            discarded: 0,
+            left: u64::from(!is_empty),
+            reasons: Vec::new(),
+            is_empty,
+        };
+        for (corrupt, is_empty, expected) in
+            [(0, true, None), (1, true, Some(Exit::Corruption)), (0, false, Some(Exit::Unavailable)), (1, false, Some(Exit::Unavailable))]
+        {
+            assert_eq!(summary(corrupt, is_empty).verdict().err().map(|failure| failure.exit), expected);
+        }
     }
 }
