@@ -238,8 +238,8 @@ async fn drain(request: &Request<Incoming>, desk: drain::Desk) -> Response<Full<
             Method::DELETE => drain::Order::End,
             _ => return refuse_method("GET, POST, DELETE"),
         };
-        match (desk.control)(order).map(|report| serde_json::to_vec(&report)) {
-            Ok(Ok(report)) => response(StatusCode::OK, JSON, report),
+        match (desk.control)(order).map(|report| serde_json::to_string(&report)) {
+            Ok(Ok(report)) => response(StatusCode::OK, JSON, report + "\n"),
             Ok(Err(error)) => response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("failed to write JSON: {error}\n")),
             Err(error @ drain::Error::Starting) => response(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{error}\n")),
             Err(error @ drain::Error::Mark { .. }) => response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),

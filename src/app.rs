@@ -236,7 +236,7 @@ async fn close(journal: Journal) -> Result<(), Error> {
 /// Tells the operator what opening the journal found and did.
 fn tell(report: &RecoveryReport) {
     tracing::info!(
-        start = ?report.start, identity = %report.identity, segments = report.segments, lowest = report.lowest.get(), end = report.end.get(),
+        start = ?report.start, identity = %report.identity, segments = report.segments, lowest_position = report.lowest.get(), next_lsn = report.end.get(),
         unpublished = report.unpublished_records, "journal opened"
     );
     if let Some(torn) = &report.torn_tail {

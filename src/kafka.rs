@@ -77,6 +77,12 @@ pub enum Error {
         /// The topic.
         topic: String,
     },
+    /// The controller has changed a topic, and the brokers do not show it. It may be a matter of seconds.
+    #[error("see the change of {topic}: the brokers do not show it yet")]
+    Unseen {
+        /// The topic.
+        topic: String,
+    },
 }
 
 impl Error {
@@ -85,7 +91,7 @@ impl Error {
     pub fn is_configuration(&self) -> bool {
         match self {
             Self::File { .. } | Self::Property { .. } | Self::Client(_) | Self::NotTaken { .. } => true,
-            Self::Unreachable(_) => false,
+            Self::Unreachable(_) | Self::Unseen { .. } => false,
             Self::Refused { code, .. } => code.blames_the_request(),
         }
     }

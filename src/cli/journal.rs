@@ -121,6 +121,11 @@ fn size(bytes: u64) -> String {
     ByteSize::b(bytes).to_string()
 }
 
+/// The LSNs from `first` to the one before `next`.
+fn lsns(first: u64, next: u64) -> String {
+    if first < next { format!("LSN {first} to {}", next - 1) } else { format!("none; the next gets LSN {next}") }
+}
+
 fn counted(count: u64, noun: &str) -> String {
     if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }

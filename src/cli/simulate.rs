@@ -330,7 +330,7 @@ const fn exit_of_verify(error: &verify::Error) -> Exit {
         verify::Error::Log(log::Error::Io { .. }) => Exit::Io,
         verify::Error::Log(log::Error::Header { .. } | log::Error::Malformed { .. } | log::Error::Incomplete { .. }) => Exit::Corruption,
         verify::Error::Topics(error) => exit_of_topics(error),
-        verify::Error::Silent { .. } | verify::Error::Assign { .. } => Exit::Unavailable,
+        verify::Error::NoTopics(_) | verify::Error::Silent { .. } | verify::Error::Assign { .. } => Exit::Unavailable,
         verify::Error::Histogram(_) => Exit::Internal,
     }
 }

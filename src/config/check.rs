@@ -175,7 +175,7 @@ fn check_http(http: &Http, found: &mut Findings) {
         found.add(Key::of("http.header_max"), format!("is at least {HEADER_MIN}"));
     }
     if http.body_max < BODY_MIN {
-        found.add(Key::of("http.body_max"), format!("is at least {BODY_MIN}, or callbacks of Chat are refused that are as short as any"));
+        found.add(Key::of("http.body_max"), format!("is at least {BODY_MIN}: with less, even short callbacks of Chat are refused"));
     }
     if http.connections_max == 0 {
         found.add(Key::of("http.connections_max"), "is at least 1");

@@ -171,7 +171,12 @@ impl Forwarder {
                 }
             }
             Outcome::Waits(obstacle) => self.stand_before(obstacle),
-            Outcome::Opened(entries) => self.opened(&entries, now)?,
+            Outcome::Found => self.pass_obstacle(),
+            Outcome::Opened(entries) => {
+                // Of a producer that has died since it told of the obstacle nothing else is heard.
+                self.pass_obstacle();
+                self.opened(&entries, now)?;
+            }
             Outcome::Committed => self.committed(now),
             Outcome::Refused(cause) => self.blame(cause, now),
             Outcome::Aborted => this.transaction.aborted(),
@@ -199,6 +204,16 @@ impl Forwarder {
         };
         self.metrics.forwarder.parked(topic).set(1);
         self.shared.set_parked(topic, cause);
+    }
+
+    /// The partition of the positions can be used.
+    fn pass_obstacle(&mut self) {
+        let Some(this) = &mut self.exactly_once else { return };
+        if this.obstacle.take().is_some() {
+            tracing::info!(topic = %this.topic, partition = this.owner.instance, "topic of the positions can be used");
+            self.metrics.forwarder.parked(&this.topic).set(0);
+            self.shared.clear_parked(&this.topic);
+        }
     }
 
     /// Nobody but us can write any more: where the positions are is where we go on.
@@ -236,10 +251,6 @@ impl Forwarder {
             topic = %this.topic, partition = this.owner.instance, found = found.own.is_some(), position = positions.scanned.get(),
             "positions read; events are published in transactions"
         );
-        if this.obstacle.take().is_some() {
-            self.metrics.forwarder.parked(&this.topic).set(0);
-            self.shared.clear_parked(&this.topic);
-        }
         this.listed = found.listed;
         this.mark = mark;
         this.closing = None;

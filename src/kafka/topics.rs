@@ -249,6 +249,21 @@ impl Admin {
         }
     }
 
+    /// Waits until the brokers show the topic with so many partitions: they hear of it from the controller after it has answered.
+    fn seen(&self, topic: &str, least: usize) -> Result<(), Error> {
+        let deadline = Instant::now() + self.timeout.min(SETTLED_WITHIN);
+        loop {
+            let found = self.describe(&[topic])?;
+            if matches!(found.get(topic), Some(Presence::Exists { partitions, .. }) if *partitions >= least) {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(Error::Unseen { topic: topic.to_owned() });
+            }
+            std::thread::sleep(SETTLED_LOOK);
+        }
+    }
+
     fn options(&self) -> AdminOptions {
         AdminOptions::new().request_timeout(Some(self.timeout)).operation_timeout(Some(self.timeout))
     }

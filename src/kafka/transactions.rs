@@ -60,6 +60,8 @@ pub enum Outcome {
     Seen(Vec<Entry>),
     /// The partition of the positions cannot be used for now; it is tried again until it can, without another order.
     Waits(Obstacle),
+    /// It can be, after it could not: it is being claimed, or read. Kafka may take seconds for that where it makes the topic of its own transactions first.
+    Found,
     /// The partition's records, which nobody but us can add to any more. A transaction is begun.
     Opened(Vec<Entry>),
     /// It is committed, and the next one is begun.
@@ -169,7 +171,12 @@ impl Worker {
         loop {
             let (found, _) = topics::lookup(self.base.client(), &[topic], LOOKUP_MAX);
             let obstacle = match found.get(topic) {
-                Some(Presence::Exists { partitions, .. }) if *partitions > partition => return Ok(()),
+                Some(Presence::Exists { partitions, .. }) if *partitions > partition => {
+                    if told.is_some() {
+                        self.base.context().ended(Outcome::Found);
+                    }
+                    return Ok(());
+                }
                 Some(Presence::Exists { partitions, .. }) => Some(Obstacle::TooFewPartitions(*partitions)),
                 Some(Presence::Missing) => Some(Obstacle::Parked(ParkCause::Missing)),
                 Some(Presence::NotAuthorised) => Some(Obstacle::Parked(ParkCause::NotAuthorised)),

@@ -75,6 +75,9 @@ pub enum Error {
     /// Kafka cannot be asked.
     #[error(transparent)]
     Topics(#[from] topics::Error),
+    /// None of the topics is there: nothing was published yet, or to topics of other names.
+    #[error("none of the topics exists: {}; --prefix and --topic must name the bridge's own", .0.join(", "))]
+    NoTopics(Vec<String>),
     /// Kafka falls silent before the end of a topic.
     #[error("failed to read {topic}: nothing came for {seconds} s{}", last.as_ref().map(|last| format!(" ({last})")).unwrap_or_default())]
     Silent {
@@ -132,6 +135,9 @@ pub fn run(config: &Config, progress: &mut dyn FnMut(Progress)) -> Result<Report
         }
         // Nothing is assigned now, so that this only gives librdkafka's events their turn.
         drop(reading.consumer.poll(PAUSE));
+    }
+    if reading.missing_topics.len() == config.topics.names().len() {
+        return Err(Error::NoTopics(reading.missing_topics.into_iter().collect()));
     }
     Ok(reading.finish())
 }

@@ -428,5 +428,9 @@ fn without_a_partition_for_its_positions_a_bridge_keeps_all_and_says_why() {
     bridge.settled(PATIENCE);
     assert_eq!(parked(), 0.0);
     assert_eq!(kafka.read(&format!("{prefix}group-full")).len(), 1);
+    // It is no longer called missing while Kafka is asked for the transactions.
+    let log = bridge.log();
+    let (usable, read) = (log.find("topic of the positions can be used"), log.find("events are published in transactions"));
+    assert!(usable.is_some() && usable < read, "{log}");
     bridge.stop();
 }

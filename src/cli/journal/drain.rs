@@ -19,8 +19,8 @@ use crate::log;
 /// It takes the folder's lock, so no bridge may use it: exit code 78 where one does. Use the configuration of the instance that the folder belonged to,
 /// `kafka.instance` included: events, order, dead letters and repetitions are what a start of that bridge would make of it. Nothing is received meanwhile.
 ///
-/// With `kafka.delivery = "exactly-once"` a bridge that has come to work under the same instance number since, in another folder, is stopped first: this
-/// takes the name from it, and either ends the other.
+/// With `kafka.delivery = "exactly-once"` a bridge that has come to work under the same instance number since, in another folder, is stopped first: where
+/// anything is unpublished this takes the name from it, and either ends the other.
 ///
 /// Exit code 0 once nothing is left; 69 where something is, because Kafka has confirmed nothing for the time that --timeout grants, or a signal came. What
 /// was published by then is not published again by the next try.

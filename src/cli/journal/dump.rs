@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 
 use super::super::{Exit, Failure, Global};
 use super::filter::{Filter, Selection};
+use super::verify::Corrupt;
 use super::{Place, counted, failure, folder};
 use crate::callback::Callback;
 use crate::clock::Clock;
@@ -107,16 +108,7 @@ fn tell(selection: &Selection<'_>) -> Result<(), Failure> {
         let _ = writeln!(notes, "chat-bridge: {} were freed meanwhile, for they are published", counted(selection.freed, "record"));
     }
     for corruption in &selection.corrupt {
-        let _ = writeln!(
-            notes,
-            "chat-bridge: {}, offset {} up to {}: {} lost, LSN {} up to {}",
-            corruption.file.display(),
-            corruption.from,
-            corruption.to,
-            counted(corruption.records(), "record"),
-            corruption.first,
-            corruption.next
-        );
+        let _ = writeln!(notes, "chat-bridge: {}", Corrupt::of(corruption));
     }
     if selection.corrupt.is_empty() {
         return Ok(());

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::super::output::Format;
 use super::super::{Failure, Global, print};
-use super::{Place, counted, failure, folder, size};
+use super::{Place, counted, failure, folder, lsns, size};
 use crate::callback::Callback;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
@@ -81,6 +81,7 @@ struct Stream {
     #[serde(rename = "stream")]
     name: String,
     topic: String,
+    /// The LSN of the first record that it may lack.
     position: u64,
 }
 
@@ -218,7 +219,7 @@ impl fmt::Display for Report {
         if self.checkpoint != "good" {
             writeln!(out, "checkpoint   {}: everything that is here counts as unpublished", self.checkpoint)?;
         }
-        writeln!(out, "records      LSN {} up to {}", self.first_lsn, self.next_lsn)?;
+        writeln!(out, "records      {}", lsns(self.first_lsn, self.next_lsn))?;
         write!(out, "unpublished  {}", counted(self.unpublished.records, "record"))?;
         match (self.unpublished.oldest_lsn, &self.unpublished.oldest_received, &self.unpublished.age) {
             (Some(lsn), Some(received), Some(age)) => writeln!(out, "; the oldest, LSN {lsn}, was received {received} ({age} ago)")?,
@@ -241,10 +242,9 @@ impl fmt::Display for Report {
             )?;
         }
         let width = self.positions.streams.iter().map(|stream| stream.name.len()).max().unwrap_or(0);
-        writeln!(out, "positions")?;
+        writeln!(out, "positions    up to this LSN a stream lacks nothing")?;
         for Stream { name, topic, position } in &self.positions.streams {
-            let lacks = if *position < self.next_lsn { "" } else { ", has everything" };
-            writeln!(out, "  {name:width$}  {position}  {topic}{lacks}")?;
+            writeln!(out, "  {name:width$}  {}  {topic}", position.saturating_sub(1))?;
         }
         let spares = u64::try_from(self.spares).unwrap_or(u64::MAX);
         writeln!(out, "segments     {}, {}", self.segments.len(), counted(spares, "spare"))?;

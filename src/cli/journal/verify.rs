@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::super::output::Format;
 use super::super::{Exit, Failure, Global, print};
-use super::{Bar, Place, counted, failure, folder, size};
+use super::{Bar, Place, counted, failure, folder, lsns, size};
 use crate::journal::inspect::{CheckpointState, Corruption, Folder, Found, Usage, View};
 use crate::journal::{Error, Lsn};
 
@@ -54,8 +54,9 @@ struct Report {
     set_aside: Vec<String>,
 }
 
+/// A damaged piece, as it is told.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-struct Corrupt {
+pub(super) struct Corrupt {
     file: String,
     from_offset: u64,
     to_offset: u64,
@@ -121,7 +122,7 @@ fn checkpoint(folder: &Folder, view: &View) -> Vec<Corrupt> {
 }
 
 impl Corrupt {
-    fn of(corruption: &Corruption) -> Self {
+    pub(super) fn of(corruption: &Corruption) -> Self {
         let lost_records = corruption.records();
         Self {
             file: corruption.file.display().to_string(),
@@ -169,13 +170,12 @@ impl fmt::Display for Report {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             out,
-            "{}: {} in {} ({}) checked, LSN {} up to {}",
+            "{}: {} in {} ({}) checked, {}",
             self.dir,
             counted(self.records, "record"),
             counted(u64::try_from(self.segments).unwrap_or(u64::MAX), "segment"),
             size(self.bytes),
-            self.first_lsn,
-            self.next_lsn
+            lsns(self.first_lsn, self.next_lsn)
         )?;
         for corrupt in &self.corrupt {
             writeln!(out, "corrupt: {corrupt}")?;

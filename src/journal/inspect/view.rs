@@ -21,7 +21,7 @@ pub enum Usage {
     InUse,
     /// Nobody; it was closed in good order.
     Closed,
-    /// Nobody; it was left by a crash, or copied while in use.
+    /// Nobody; it was not closed: a crash, a kill, an end by an error, or a copy made while in use.
     Left,
 }
 
@@ -161,7 +161,7 @@ impl fmt::Display for Usage {
         out.write_str(match self {
             Self::InUse => "a process holds its lock",
             Self::Closed => "nobody uses it; it was closed in good order",
-            Self::Left => "nobody uses it; it was left by a crash, or copied while in use",
+            Self::Left => "nobody uses it; it was not closed: a crash, a kill, an end by an error, or a copy made while in use",
         })
     }
 }

@@ -208,21 +208,26 @@ pub fn apply(admin: &Admin, plan: &Plan, more: MorePartitions, mut told: impl Fn
     for topic in &plan.topics {
         for step in &topic.steps {
             let outcome = match (step, more) {
-                (Step::Create(wanted), _) => {
-                    admin.create(&[wanted]).and_then(|made| match made.into_iter().next().map(|made| made.outcome) {
-                        Some(Err(code)) => Err(Error::Refused { operation: "create the topic", code }),
-                        Some(Ok(())) | None => Ok(Outcome::Done),
-                    })
-                }
+                (Step::Create(wanted), _) => create(admin, wanted).map(|()| Outcome::Done),
                 (Step::Change { settings }, _) => {
                     let changes = settings.iter().map(|(name, change)| (name.clone(), change.to.clone())).collect();
                     admin.change_settings(&topic.topic, &changes).map(|()| Outcome::Done)
                 }
                 (Step::AddPartitions { .. }, MorePartitions::Refuse) => Ok(Outcome::Held),
-                (Step::AddPartitions { to, .. }, MorePartitions::Allow) => admin.add_partitions(&topic.topic, *to).map(|()| Outcome::Done),
+                (Step::AddPartitions { to, .. }, MorePartitions::Allow) => {
+                    admin.add_partitions(&topic.topic, *to).and_then(|()| admin.seen(&topic.topic, *to)).map(|()| Outcome::Done)
+                }
             };
             told(topic, step, outcome.unwrap_or_else(Outcome::Failed));
         }
+    }
+}
+
+/// Makes a topic, and waits until it is seen with all its partitions, or as somebody quicker has made it.
+fn create(admin: &Admin, wanted: &Wanted) -> Result<(), Error> {
+    match admin.create(&[wanted])?.into_iter().next().map(|made| made.outcome) {
+        Some(Err(code)) => Err(Error::Refused { operation: "create the topic", code }),
+        Some(Ok(())) | None => admin.seen(&wanted.name, 1),
     }
 }
 
