@@ -3,6 +3,7 @@
 mod appending;
 mod bed;
 mod crash;
+mod folders;
 mod format;
 mod inspecting;
 mod recovering;
