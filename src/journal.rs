@@ -77,7 +77,7 @@
 //! # Threads
 //!
 //! The *writer* takes what waits, writes, syncs, answers; it waits on condition variables alone. The *keeper* writes the checkpoint, frees
-//! segments and prepares spares. Event loops talk to the writer through a lane each, which is woken once a batch.
+//! segments and prepares spares. Event loops talk to the writer through a mailbox each, which is woken once a batch.
 //!
 //! Writer and keeper work in steps that wait for nothing but the disk; the threads are loops that take a step and wait for the next. So a
 //! simulation can take the steps in any order, in one thread.
@@ -101,6 +101,7 @@ use uuid::Uuid;
 use crate::clock::Clock;
 use crate::metrics;
 
+mod appender;
 mod bell;
 mod checkpoint;
 mod config;
@@ -108,7 +109,6 @@ mod error;
 mod frame;
 pub mod inspect;
 mod keeper;
-mod lane;
 mod lsn;
 mod number;
 mod queue;
@@ -129,10 +129,10 @@ mod tail;
 mod walk;
 mod writer;
 
+pub use appender::{Appender, MailboxDriver};
 pub use checkpoint::Positions;
 pub use config::Config;
 pub use error::{Class, Error};
-pub use lane::{Appender, LaneDriver};
 pub use lsn::Lsn;
 pub use reader::{Item, Reader};
 pub use report::{RecoveryReport, Start, TornTail};
@@ -237,8 +237,8 @@ impl fmt::Debug for Journal {
 impl Journal {
     /// The two halves of one event loop's access. Call it once for each event loop, and have the driver run there.
     #[must_use]
-    pub fn lane(&self) -> (Appender, LaneDriver) {
-        lane::lane(&self.owner.shared.queue)
+    pub fn appender(&self) -> (Appender, MailboxDriver) {
+        appender::appender(&self.owner.shared.queue)
     }
 
     /// A reader whose first item is at `from`.

@@ -1,4 +1,4 @@
-//! One event loop: a thread with its own share of the connections, its own handler and its own lane of the journal.
+//! One event loop: a thread with its own share of the connections, its own handler and its own appender of the journal.
 //!
 //! A callback stays on its event loop but for the journal's writer. Nothing here blocks.
 
@@ -91,7 +91,7 @@ pub(super) struct Ended {
 /// Runs an event loop on the runtime on which it is called, until a stop is over. All that it owns ends with the runtime.
 pub(super) async fn run(beginning: Beginning) -> io::Result<Ended> {
     let Beginning { index, settings, shared, journal, mut arrivals, acceptor, heartbeat } = beginning;
-    let (appender, driver) = journal.lane();
+    let (appender, driver) = journal.appender();
     let mut deadline = shared.lifecycle.deadline();
     let worker = Rc::new(Worker {
         clock: Rc::new(CoarseClock::new(settings.sweep_period())),
@@ -102,7 +102,7 @@ pub(super) async fn run(beginning: Beginning) -> io::Result<Ended> {
         links: RefCell::default(),
         gone: Notify::new(),
     });
-    // The journal's failure is the journal's to report: the end of its lane is none of ours.
+    // The journal's failure is the journal's to report: the end of its mailbox is none of ours.
     let mut driver = Owned(Some(tokio::task::spawn_local(async move {
         driver.run().await;
         Ok(())

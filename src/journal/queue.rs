@@ -1,15 +1,15 @@
 //! From the event loops to the writer and back.
 //!
 //! An append puts its record into the shared queue, and waits for its slot to be answered. The writer takes what waits, makes it durable, answers the slots,
-//! and wakes each event loop once a batch: a lane collects the answered slots of one event loop, and its driver wakes the callbacks there, without
+//! and wakes each event loop once a batch: a mailbox collects the answered slots of one event loop, and its driver wakes the callbacks there, without
 //! crossing threads again. The driver also withdraws what has waited for `answer_max`: the writer cannot, as it may be held up in a sync.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use super::appender::Mailbox;
 use super::config::Config;
-use super::lane::Lane;
 use super::slot::{AppendError, Slot, Stage};
 use super::sync::{lock, wait, wait_timeout};
 use super::{frame, record};
@@ -22,20 +22,20 @@ pub(super) struct Waiting {
     since: Instant,
 }
 
-/// Answered slots, by lane, so that each lane is woken once. Kept by whoever answers, for its capacity.
+/// Answered slots, by mailbox, so that each mailbox is woken once. Kept by whoever answers, for its capacity.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
-    lanes: Vec<Vec<Arc<Slot>>>,
+    mailboxes: Vec<Vec<Arc<Slot>>>,
 }
 
 impl Answers {
     /// Adds a slot that has its answer.
     pub(super) fn push(&mut self, slot: Arc<Slot>) {
-        if self.lanes.len() <= slot.lane {
-            self.lanes.resize_with(slot.lane + 1, Vec::new);
+        if self.mailboxes.len() <= slot.mailbox {
+            self.mailboxes.resize_with(slot.mailbox + 1, Vec::new);
         }
-        if let Some(lane) = self.lanes.get_mut(slot.lane) {
-            lane.push(slot);
+        if let Some(mailbox) = self.mailboxes.get_mut(slot.mailbox) {
+            mailbox.push(slot);
         }
     }
 }
@@ -61,7 +61,7 @@ pub(super) struct Queue {
     filled: Condvar,
     /// The keeper waits here for a moment without a batch.
     quiet: Condvar,
-    lanes: Mutex<Vec<Arc<Lane>>>,
+    mailboxes: Mutex<Vec<Arc<Mailbox>>>,
     records_max: usize,
     bytes_max: usize,
     record_max: usize,
@@ -102,7 +102,7 @@ impl Queue {
             inner: Mutex::new(Inner::default()),
             filled: Condvar::new(),
             quiet: Condvar::new(),
-            lanes: Mutex::new(Vec::new()),
+            mailboxes: Mutex::new(Vec::new()),
             records_max: config.waiting_records_max,
             bytes_max: config.waiting_bytes_max,
             record_max: config.record_max,
@@ -112,18 +112,18 @@ impl Queue {
         }
     }
 
-    /// Adds a lane for one event loop, and tells its number.
-    pub(super) fn add_lane(&self) -> (usize, Arc<Lane>) {
-        let lane = Arc::new(Lane::default());
-        let mut lanes = lock(&self.lanes);
-        let number = lanes.len();
-        lanes.push(Arc::clone(&lane));
-        drop(lanes);
-        // A journal that has ended by now will not end this lane.
+    /// Adds a mailbox for one event loop, and tells its number.
+    pub(super) fn add_mailbox(&self) -> (usize, Arc<Mailbox>) {
+        let mailbox = Arc::new(Mailbox::default());
+        let mut mailboxes = lock(&self.mailboxes);
+        let number = mailboxes.len();
+        mailboxes.push(Arc::clone(&mailbox));
+        drop(mailboxes);
+        // A journal that has ended by now will not end this mailbox.
         if lock(&self.inner).has_ended() {
-            lane.end();
+            mailbox.end();
         }
-        (number, lane)
+        (number, mailbox)
     }
 
     /// How long an append may wait for the writer.
@@ -132,11 +132,11 @@ impl Queue {
     }
 
     /// Lets a record in, at the end.
-    pub(super) fn push(&self, lane: usize, record: Vec<u8>) -> Result<Arc<Slot>, AppendError> {
+    pub(super) fn push(&self, mailbox: usize, record: Vec<u8>) -> Result<Arc<Slot>, AppendError> {
         if record.len() > self.record_max {
             return Err(AppendError::TooLarge);
         }
-        let slot = Arc::new(Slot::new(lane));
+        let slot = Arc::new(Slot::new(mailbox));
         let waiting = Waiting { record, slot: Arc::clone(&slot), since: Instant::now() };
         let mut inner = lock(&self.inner);
         if let Some(refusal) = inner.refusal {
@@ -296,18 +296,18 @@ impl Queue {
         self.filled.notify_all();
     }
 
-    /// Ends every lane. The last act, when every slot has its answer.
-    pub(super) fn end_lanes(&self) {
-        for lane in lock(&self.lanes).iter() {
-            lane.end();
+    /// Ends every mailbox. The last act, when every slot has its answer.
+    pub(super) fn end_mailboxes(&self) {
+        for mailbox in lock(&self.mailboxes).iter() {
+            mailbox.end();
         }
     }
 
-    /// Hands answered slots to their lanes, waking each lane once.
+    /// Hands answered slots to their mailboxes, waking each mailbox once.
     pub(super) fn give(&self, answers: &mut Answers) {
-        for (index, slots) in answers.lanes.iter_mut().enumerate().filter(|(_, slots)| !slots.is_empty()) {
-            let Some(lane) = lock(&self.lanes).get(index).cloned() else { continue };
-            lane.give(slots);
+        for (index, slots) in answers.mailboxes.iter_mut().enumerate().filter(|(_, slots)| !slots.is_empty()) {
+            let Some(mailbox) = lock(&self.mailboxes).get(index).cloned() else { continue };
+            mailbox.give(slots);
         }
     }
 

@@ -1,6 +1,6 @@
 //! What the writer, the keeper, the readers and the handles share.
 //!
-//! Locks are taken in this order: files, queue, lanes, status; any other is held alone. Watchers are called with none held.
+//! Locks are taken in this order: files, queue, mailboxes, status; any other is held alone. Watchers are called with none held.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -81,19 +81,19 @@ impl Stage {
     }
 }
 
-/// One append, shared by its future, the queue and the lane.
+/// One append, shared by its future, the queue and the mailbox.
 #[derive(Debug)]
 pub(super) struct Slot {
     stage: AtomicU8,
     lsn: AtomicU64,
-    pub(super) lane: usize,
+    pub(super) mailbox: usize,
     waker: Mutex<Option<Waker>>,
 }
 
 impl Slot {
     /// One that waits.
-    pub(super) fn new(lane: usize) -> Self {
-        Self { stage: AtomicU8::new(Stage::Waiting.code()), lsn: AtomicU64::new(0), lane, waker: Mutex::new(None) }
+    pub(super) fn new(mailbox: usize) -> Self {
+        Self { stage: AtomicU8::new(Stage::Waiting.code()), lsn: AtomicU64::new(0), mailbox, waker: Mutex::new(None) }
     }
 
     pub(super) fn stage(&self) -> Stage {

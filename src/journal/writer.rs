@@ -188,6 +188,6 @@ impl Drop for Writer {
             self.shared.poison(Error::Died { thread: "writer" });
         }
         self.answer_batch(|_, slot| slot.refuse(AppendError::Failed));
-        self.shared.queue.end_lanes();
+        self.shared.queue.end_mailboxes();
     }
 }

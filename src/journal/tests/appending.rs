@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use super::bed::{Bed, FIRST_SEGMENT, append, corrupt, metrics, payload, payloads, read_all, records, small, wait_until, with_lane};
+use super::bed::{Bed, FIRST_SEGMENT, append, corrupt, metrics, payload, payloads, read_all, records, small, wait_until, with_appender};
 use crate::journal::storage::Disk;
 use crate::journal::storage::memory::Operation;
 use crate::journal::{AppendError, Class, Config, Error, Lsn, Positions, Start, State, open};
@@ -81,7 +81,7 @@ fn what_arrives_during_a_sync_makes_one_batch() {
     let bed = Bed::new();
     let journal = bed.open_used();
     bed.memory.hold_syncs(FIRST_SEGMENT);
-    let lsns = with_lane(&journal, async |appender| {
+    let lsns = with_appender(&journal, async |appender| {
         let mut tasks = JoinSet::new();
         for index in 0..50 {
             let appender = appender.clone();
@@ -110,7 +110,7 @@ fn what_arrives_soon_after_a_sync_shares_the_next_one() {
     let journal = bed.open_used();
     let batches = || bed.metrics.journal.batch_records.get_sample_count();
     assert_eq!(batches(), 1, "one that finds the disk at rest is synced at once");
-    let answers = with_lane(&journal, async |appender| {
+    let answers = with_appender(&journal, async |appender| {
         let mut tasks = JoinSet::new();
         for index in 0..20 {
             let appender = appender.clone();
@@ -139,7 +139,7 @@ fn a_batch_ends_at_its_limits() {
     for (size, count, batches) in [(10, 16, 2), (300, 9, 3), (5000, 2, 2)] {
         let before = bed.metrics.journal.batch_records.get_sample_count();
         bed.memory.hold_syncs(FIRST_SEGMENT);
-        with_lane(&journal, async |appender| {
+        with_appender(&journal, async |appender| {
             let first = {
                 let appender = appender.clone();
                 tokio::spawn(async move { appender.append(payload(0, 1)).await })
@@ -166,7 +166,7 @@ fn what_the_writer_has_not_taken_is_withdrawn_when_dropped_or_too_late() {
     bed.config.answer_max = Duration::from_millis(20);
     let journal = bed.open_used();
     bed.memory.hold_syncs(FIRST_SEGMENT);
-    with_lane(&journal, async |appender| {
+    with_appender(&journal, async |appender| {
         let taken = {
             let appender = appender.clone();
             tokio::spawn(async move { appender.append(b"taken".to_vec()).await })
@@ -193,7 +193,7 @@ fn what_is_dropped_between_others_is_not_written() {
     let bed = Bed::new();
     let journal = bed.open_used();
     bed.memory.hold_syncs(FIRST_SEGMENT);
-    with_lane(&journal, async |appender| {
+    with_appender(&journal, async |appender| {
         let mut tasks = Vec::new();
         for text in ["taken", "before", "dropped", "after"] {
             let appender = appender.clone();
@@ -236,7 +236,7 @@ fn what_was_taken_becomes_durable_even_if_nobody_waits_for_it() {
     let bed = Bed::new();
     let journal = bed.open_used();
     bed.memory.hold_syncs(FIRST_SEGMENT);
-    with_lane(&journal, async |appender| {
+    with_appender(&journal, async |appender| {
         let gone = tokio::spawn(async move { appender.append(b"gone".to_vec()).await });
         tokio::task::yield_now().await;
         wait_until("it is being synced", || bed.memory.waiting_syncs() == 1);
@@ -256,7 +256,7 @@ fn waiting_records_and_their_bytes_have_limits() {
         bed.config.waiting_bytes_max = bytes_max;
         let journal = bed.open_used();
         bed.memory.hold_syncs(FIRST_SEGMENT);
-        with_lane(&journal, async |appender| {
+        with_appender(&journal, async |appender| {
             let mut tasks = JoinSet::new();
             let add = |tasks: &mut JoinSet<_>| {
                 let appender = appender.clone();
@@ -312,7 +312,7 @@ fn a_failed_write_or_sync_ends_the_journal_and_nothing_is_retried() {
         }));
         let segment = FIRST_SEGMENT;
         bed.memory.fail(operation, segment, 0, 1, ErrorKind::Other);
-        let error = with_lane(&journal, async |appender| {
+        let error = with_appender(&journal, async |appender| {
             assert_eq!(appender.append(payload(3, 50)).await, Err(AppendError::Failed));
             assert_eq!(appender.append(payload(4, 50)).await, Err(AppendError::Failed));
             journal.failed().await
@@ -323,7 +323,7 @@ fn a_failed_write_or_sync_ends_the_journal_and_nothing_is_retried() {
         assert_eq!(bed.metrics.journal.durable_records.get(), 3);
         assert_eq!(bed.metrics.journal.failed.get(), 1);
         assert!(woken.load(Ordering::SeqCst) > 0);
-        let (appender, driver) = journal.lane();
+        let (appender, driver) = journal.appender();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(driver.run());
         assert_eq!(runtime.block_on(appender.append(payload(5, 50))), Err(AppendError::Failed));
@@ -342,7 +342,7 @@ fn a_batch_that_failed_answers_everyone_who_waited() {
     let bed = Bed::new();
     let journal = bed.open_used();
     bed.memory.hold_syncs(FIRST_SEGMENT);
-    with_lane(&journal, async |appender| {
+    with_appender(&journal, async |appender| {
         let mut tasks = JoinSet::new();
         for index in 0..10 {
             let appender = appender.clone();
@@ -401,7 +401,7 @@ fn closing_makes_durable_what_waits_and_lets_nothing_more_in() {
     let bed = Bed::new();
     let journal = bed.open_used();
     bed.memory.hold_syncs(FIRST_SEGMENT);
-    with_lane(&journal, async |appender| {
+    with_appender(&journal, async |appender| {
         let mut tasks = JoinSet::new();
         for index in 0..5 {
             let appender = appender.clone();
@@ -445,20 +445,20 @@ fn a_journal_is_used_by_one_process_at_a_time() {
 }
 
 #[test]
-fn two_lanes_get_their_own_answers() {
+fn two_event_loops_get_their_own_answers() {
     let bed = Bed::new();
     let journal = bed.open().journal;
     let threads: Vec<_> = (0..4)
-        .map(|lane| {
+        .map(|mailbox| {
             let journal = journal.clone();
             std::thread::spawn(move || {
-                with_lane(&journal, async |appender| {
+                with_appender(&journal, async |appender| {
                     let mut tasks = JoinSet::new();
                     for index in 0..100 {
                         let appender = appender.clone();
-                        tasks.spawn(async move { (index, appender.append(payload(lane * 1000 + index, 60)).await.unwrap()) });
+                        tasks.spawn(async move { (index, appender.append(payload(mailbox * 1000 + index, 60)).await.unwrap()) });
                     }
-                    tasks.join_all().await.into_iter().map(|(index, lsn)| (lsn, payload(lane * 1000 + index, 60))).collect::<Vec<_>>()
+                    tasks.join_all().await.into_iter().map(|(index, lsn)| (lsn, payload(mailbox * 1000 + index, 60))).collect::<Vec<_>>()
                 })
             })
         })

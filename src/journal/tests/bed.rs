@@ -103,11 +103,11 @@ pub(super) fn clock() -> Clock {
     Clock::manual(Timestamp::from_micros(1_670_574_414_123_000))
 }
 
-/// Runs on an event loop with one lane.
-pub(super) fn with_lane<T>(journal: &Journal, act: impl AsyncFnOnce(crate::journal::Appender) -> T) -> T {
+/// Runs on an event loop with one mailbox.
+pub(super) fn with_appender<T>(journal: &Journal, act: impl AsyncFnOnce(crate::journal::Appender) -> T) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     runtime.block_on(async {
-        let (appender, driver) = journal.lane();
+        let (appender, driver) = journal.appender();
         let driving = tokio::spawn(driver.run());
         let done = act(appender).await;
         driving.abort();
@@ -117,7 +117,7 @@ pub(super) fn with_lane<T>(journal: &Journal, act: impl AsyncFnOnce(crate::journ
 
 /// Appends one after the other: a frame each.
 pub(super) fn append(journal: &Journal, payloads: &[Vec<u8>]) -> Vec<Result<Lsn, AppendError>> {
-    with_lane(journal, async |appender| {
+    with_appender(journal, async |appender| {
         let mut answers = Vec::new();
         for payload in payloads {
             answers.push(appender.append(payload.clone()).await);

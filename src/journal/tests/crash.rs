@@ -13,7 +13,7 @@
 //! |---|---|
 //! | [`content`], [`names`] | bytes and names: what reads see, and what a crash may leave |
 //! | [`disk`], [`faults`] | the file system made of them, and which of its operations fail |
-//! | [`ledger`] | what was promised to those outside, and the checks |
+//! | [`promises`] | what was promised to those outside, and the checks |
 //! | [`crew`] | who acts, in steps: senders, forwarder, writer, keeper |
 //! | [`sim`] | the schedule, the crashes, and what comes after them |
 //!
@@ -47,8 +47,8 @@ mod content;
 mod crew;
 mod disk;
 mod faults;
-mod ledger;
 mod names;
+mod promises;
 mod setting;
 mod sim;
 

@@ -1,6 +1,6 @@
 //! A sealed journal lets nothing in, and says when nothing is on its way any more.
 
-use super::bed::{Bed, FIRST_SEGMENT, wait_until, with_lane};
+use super::bed::{Bed, FIRST_SEGMENT, wait_until, with_appender};
 use crate::journal::{AppendError, Lsn};
 
 #[test]
@@ -8,7 +8,7 @@ fn a_sealed_journal_makes_durable_what_waits_and_is_still_only_after_that() {
     let bed = Bed::new();
     let journal = bed.open_used();
     bed.memory.hold_syncs(FIRST_SEGMENT);
-    with_lane(&journal, async |appender| {
+    with_appender(&journal, async |appender| {
         let append = |text: &str| {
             let (appender, record) = (appender.clone(), text.as_bytes().to_vec());
             tokio::spawn(async move { appender.append(record).await })

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
-use super::ledger::{Ledger, STREAMS, stream_of};
+use super::promises::{Promises, STREAMS, stream_of};
 use crate::clock::Timestamp;
 use crate::journal::keeper::{Keeper, Pace};
 use crate::journal::record::Salt;
@@ -86,7 +86,7 @@ pub(super) struct Crew {
     keeper: Berth<Keeper>,
     forwarder: Berth<Forwarder>,
     now: Mutex<Instant>,
-    lane: usize,
+    mailbox: usize,
     mistake: Mistake,
 }
 
@@ -94,7 +94,7 @@ const IN_FLIGHT_MAX: usize = 6;
 
 impl Crew {
     pub(super) fn new(shared: Arc<Shared>, mut writer: Writer, keeper: Keeper, positions: Positions, mistake: Mistake) -> Self {
-        let (lane, _) = shared.queue.add_lane();
+        let (mailbox, _) = shared.queue.add_mailbox();
         let reader = Reader::new(Arc::clone(&shared), positions.lowest());
         if mistake == Mistake::StaleSalt {
             writer.salt = || Salt(1);
@@ -106,7 +106,7 @@ impl Crew {
             keeper: Berth::new(keeper),
             forwarder: Berth::new(forwarder),
             now: Mutex::new(Instant::now()),
-            lane,
+            mailbox,
             mistake,
         }
     }
@@ -156,30 +156,30 @@ impl Crew {
     }
 
     /// Sends a few records, or withdraws some that wait.
-    pub(super) fn send(&self, rng: &mut Rng, ledger: &Mutex<Ledger>) {
+    pub(super) fn send(&self, rng: &mut Rng, promises: &Mutex<Promises>) {
         match rng.u8(0..12) {
             0 => {
-                let ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
-                let count = ledger.waiting().count();
-                if let Some(slot) = ledger.waiting().nth(rng.usize(0..count.max(1))) {
+                let promises = promises.lock().unwrap_or_else(PoisonError::into_inner);
+                let count = promises.waiting().count();
+                if let Some(slot) = promises.waiting().nth(rng.usize(0..count.max(1))) {
                     slot.settle(Stage::Withdrawn);
                 }
             }
             1 => self.shared.queue.sweep(Instant::now() + self.shared.config.answer_max),
             _ => {
                 for _ in 0..rng.usize(1..5) {
-                    self.send_one(rng, &mut ledger.lock().unwrap_or_else(PoisonError::into_inner));
+                    self.send_one(rng, &mut promises.lock().unwrap_or_else(PoisonError::into_inner));
                 }
             }
         }
     }
 
-    pub(super) fn send_one(&self, rng: &mut Rng, ledger: &mut Ledger) {
-        let number = ledger.next_record();
+    pub(super) fn send_one(&self, rng: &mut Rng, promises: &mut Promises) {
+        let number = promises.next_record();
         let mut payload = u32::try_from(number).unwrap().to_le_bytes().to_vec();
         let files = self.shared.files.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        ledger.note_salts(files.segments.iter().map(|segment| (segment.header.number, segment.header.salt)));
-        let known = ledger.salts_below(files.segments.back().map_or(0, |segment| segment.header.number));
+        promises.note_salts(files.segments.iter().map(|segment| (segment.header.number, segment.header.salt)));
+        let known = promises.salts_below(files.segments.back().map_or(0, |segment| segment.header.number));
         drop(files);
         match rng.choice(known) {
             Some(salt) if rng.u8(0..3) == 0 => forge(rng, &mut payload, salt, self.shared.durable.end()),
@@ -189,43 +189,43 @@ impl Crew {
                 payload.resize_with(length, || rng.u8(..));
             }
         }
-        let slot = self.shared.queue.push(self.lane, payload.clone());
-        ledger.sent(payload.into(), slot);
+        let slot = self.shared.queue.push(self.mailbox, payload.clone());
+        promises.sent(payload.into(), slot);
     }
 
     /// One step of the forwarder; `None` where it is in one. An error is that of the reader.
-    pub(super) fn forward(&self, rng: &mut Rng, ledger: &Mutex<Ledger>) -> Option<Result<(), String>> {
+    pub(super) fn forward(&self, rng: &mut Rng, promises: &Mutex<Promises>) -> Option<Result<(), String>> {
         self.forwarder.with(|forwarder| match rng.u8(0..8) {
-            0..=3 if forwarder.in_flight.len() < IN_FLIGHT_MAX => self.read_on(forwarder, ledger).map(drop),
+            0..=3 if forwarder.in_flight.len() < IN_FLIGHT_MAX => self.read_on(forwarder, promises).map(drop),
             4..=6 => {
                 // The broker is slow with one of the streams.
                 let stream = if rng.u8(0..4) == 0 { STREAMS.len() - 1 } else { rng.usize(0..STREAMS.len() - 1) };
-                forwarder.acknowledge(stream, &mut ledger.lock().unwrap_or_else(PoisonError::into_inner));
+                forwarder.acknowledge(stream, &mut promises.lock().unwrap_or_else(PoisonError::into_inner));
                 Ok(())
             }
             _ => {
-                self.hand_over(forwarder, &mut ledger.lock().unwrap_or_else(PoisonError::into_inner));
+                self.hand_over(forwarder, &mut promises.lock().unwrap_or_else(PoisonError::into_inner));
                 Ok(())
             }
         })
     }
 
     /// Reads all that there is, has all of it acknowledged, and hands over the positions.
-    pub(super) fn forward_all(&self, ledger: &Mutex<Ledger>) -> Option<Result<(), String>> {
+    pub(super) fn forward_all(&self, promises: &Mutex<Promises>) -> Option<Result<(), String>> {
         self.forwarder.with(|forwarder| {
-            while self.read_on(forwarder, ledger)? {}
-            let mut ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
+            while self.read_on(forwarder, promises)? {}
+            let mut promises = promises.lock().unwrap_or_else(PoisonError::into_inner);
             for stream in 0..STREAMS.len() {
-                while forwarder.acknowledge(stream, &mut ledger) {}
+                while forwarder.acknowledge(stream, &mut promises) {}
             }
-            self.hand_over(forwarder, &mut ledger);
+            self.hand_over(forwarder, &mut promises);
             Ok(())
         })
     }
 
     /// Hands the next record to the broker; `false` where there is none.
-    fn read_on(&self, forwarder: &mut Forwarder, ledger: &Mutex<Ledger>) -> Result<bool, String> {
-        let Some((lsn, record)) = next_record(&mut forwarder.reader, &self.shared, ledger)? else { return Ok(false) };
+    fn read_on(&self, forwarder: &mut Forwarder, promises: &Mutex<Promises>) -> Result<bool, String> {
+        let Some((lsn, record)) = next_record(&mut forwarder.reader, &self.shared, promises)? else { return Ok(false) };
         let stream = stream_of(record);
         if lsn >= position(&forwarder.start, stream) {
             forwarder.in_flight.push_back((stream, lsn));
@@ -233,23 +233,23 @@ impl Crew {
         Ok(true)
     }
 
-    fn hand_over(&self, forwarder: &Forwarder, ledger: &mut Ledger) {
-        let positions = forwarder.positions(self.mistake, ledger);
-        ledger.hand_over(positions.clone());
+    fn hand_over(&self, forwarder: &Forwarder, promises: &mut Promises) {
+        let positions = forwarder.positions(self.mistake, promises);
+        promises.hand_over(positions.clone());
         self.shared.bell.set_positions(positions);
     }
 }
 
 impl Forwarder {
     /// The oldest record of a stream; `false` where none is in flight.
-    fn acknowledge(&mut self, stream: usize, ledger: &mut Ledger) -> bool {
+    fn acknowledge(&mut self, stream: usize, promises: &mut Promises) -> bool {
         let oldest = self.in_flight.iter().position(|(of, _)| *of == stream);
         let Some((_, lsn)) = oldest.and_then(|index| self.in_flight.remove(index)) else { return false };
-        ledger.publish(lsn);
+        promises.publish(lsn);
         true
     }
 
-    fn positions(&self, mistake: Mistake, ledger: &Ledger) -> Positions {
+    fn positions(&self, mistake: Mistake, promises: &Promises) -> Positions {
         let scanned = self.reader.position().max(self.start.scanned);
         let reached = |stream: usize| {
             let lacking = self.in_flight.iter().find(|(of, _)| *of == stream).filter(|_| mistake != Mistake::PositionsOfSent);
@@ -258,15 +258,15 @@ impl Forwarder {
         let all = (0..STREAMS.len()).map(|stream| (stream, reached(stream)));
         let behind = all.filter(|(_, lsn)| *lsn < scanned).map(|(stream, lsn)| (STREAMS[stream].to_owned(), lsn)).collect();
         let mut positions = Positions { scanned, behind, completed_beyond: 0, sent_bound: scanned };
-        positions.completed_beyond = completed_beyond(&positions, ledger);
+        positions.completed_beyond = completed_beyond(&positions, promises);
         positions
     }
 }
 
 /// Records from the lowest position up to scanned that are below their own stream's.
-pub(super) fn completed_beyond(positions: &Positions, ledger: &Ledger) -> u64 {
+pub(super) fn completed_beyond(positions: &Positions, promises: &Promises) -> u64 {
     let range = (positions.lowest().get()..positions.scanned.get()).map(Lsn::new);
-    let completed = range.filter(|lsn| ledger.stream_at(*lsn).is_some_and(|stream| *lsn < position(positions, stream)));
+    let completed = range.filter(|lsn| promises.stream_at(*lsn).is_some_and(|stream| *lsn < position(positions, stream)));
     u64::try_from(completed.count()).unwrap()
 }
 
@@ -275,14 +275,14 @@ fn position(positions: &Positions, stream: usize) -> Lsn {
 }
 
 /// The next record of a reader, and which one it is. In a crash nothing is corrupted, so nothing is ever missing.
-pub(super) fn next_record(reader: &mut Reader, shared: &Shared, ledger: &Mutex<Ledger>) -> Result<Option<(Lsn, usize)>, String> {
+pub(super) fn next_record(reader: &mut Reader, shared: &Shared, promises: &Mutex<Promises>) -> Result<Option<(Lsn, usize)>, String> {
     let expected = reader.position();
     match reader.next() {
         Ok(None) => Ok(None),
         Ok(Some(Item::Record { lsn, record })) if lsn == expected => {
-            let mut ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
-            ledger.take_answers(shared.identity)?;
-            ledger.read(shared.identity, lsn, &record).map(|record| Some((lsn, record)))
+            let mut promises = promises.lock().unwrap_or_else(PoisonError::into_inner);
+            promises.take_answers(shared.identity)?;
+            promises.read(shared.identity, lsn, &record).map(|record| Some((lsn, record)))
         }
         Ok(Some(other)) => Err(format!("at LSN {expected} a reader yields {other:?}")),
         Err(error) => Err(format!("at LSN {expected} a reader fails: {error:?}")),

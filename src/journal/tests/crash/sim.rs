@@ -10,7 +10,7 @@ use fastrand::Rng;
 use super::crew::{Actor, Crew, completed_beyond, next_record};
 use super::disk::{Disk, Honesty, Operation, Watch};
 use super::faults::Faults;
-use super::ledger::Ledger;
+use super::promises::Promises;
 use super::setting::{Event, Setting, hold};
 use crate::clock::Clock;
 use crate::journal::storage::Lock;
@@ -34,7 +34,7 @@ pub(super) struct Sim {
     depth: usize,
     crashes: Crashes,
     disk: Mutex<Disk>,
-    ledger: Mutex<Ledger>,
+    promises: Mutex<Promises>,
     rng: Mutex<Rng>,
     clock: Clock,
     operations: AtomicU64,
@@ -74,13 +74,13 @@ impl Death {
 }
 
 impl Sim {
-    fn new(setting: &Arc<Setting>, depth: usize, crashes: Crashes, disk: Disk, ledger: Ledger, rng: Rng) -> Arc<Self> {
+    fn new(setting: &Arc<Setting>, depth: usize, crashes: Crashes, disk: Disk, promises: Promises, rng: Rng) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             setting: Arc::clone(setting),
             depth,
             crashes,
             disk: Mutex::new(disk),
-            ledger: Mutex::new(ledger),
+            promises: Mutex::new(promises),
             rng: Mutex::new(rng),
             clock: clock(),
             operations: AtomicU64::new(0),
@@ -95,7 +95,7 @@ impl Sim {
     pub(super) fn run(setting: &Arc<Setting>, honesty: Honesty) -> Result<(), String> {
         let mut rng = Rng::with_seed(setting.seed);
         let lives = rng.usize(2..4);
-        let sim = Self::new(setting, 0, Crashes::Everywhere, Disk::new(honesty), Ledger::new(), rng);
+        let sim = Self::new(setting, 0, Crashes::Everywhere, Disk::new(honesty), Promises::new(), rng);
         for _ in 0..lives {
             let (faults, steps, death) = {
                 let mut rng = hold(&sim.rng);
@@ -113,12 +113,12 @@ impl Sim {
     }
 
     /// What a crash has left: it must start, hold what was promised, go on, and survive another crash.
-    fn check(setting: &Arc<Setting>, depth: usize, disk: Disk, ledger: Ledger, mut rng: Rng) -> Result<(), String> {
+    fn check(setting: &Arc<Setting>, depth: usize, disk: Disk, promises: Promises, mut rng: Rng) -> Result<(), String> {
         let when = if depth < 2 { Crashes::At(rng.u64(0..50)) } else { Crashes::Nowhere };
         let (steps, last) = (rng.usize(0..8), Death::any(&mut rng));
         let faults = if depth < 2 && rng.u8(0..3) == 0 { Faults::some(&mut rng, 40) } else { Faults::none() };
         disk.set_faults(faults);
-        let sim = Self::new(setting, depth, when, disk, ledger, rng);
+        let sim = Self::new(setting, depth, when, disk, promises, rng);
         match sim.live(steps, last) {
             Ok(()) if depth == 1 => {}
             Ok(()) => return Ok(()),
@@ -158,7 +158,7 @@ impl Sim {
 
     /// Opens the journal, and reads all that it has.
     fn start(&self, disk: &Disk) -> Result<Box<dyn Lock>, End> {
-        let closed = hold(&self.ledger).begin_start();
+        let closed = hold(&self.promises).begin_start();
         self.setting.note(self.depth, || "start".to_owned());
         let setting = &self.setting;
         let opened = assemble(setting.config.clone(), Arc::new(disk.clone()), setting.metrics.clone(), self.clock.clone());
@@ -176,16 +176,16 @@ impl Sim {
         disk.set_opened();
         setting.count(&report, &shared);
         {
-            let mut ledger = hold(&self.ledger);
-            ledger.check_start(closed, &positions, &report)?;
-            let unpublished = report.end.since(positions.lowest()) - completed_beyond(&positions, &ledger);
+            let mut promises = hold(&self.promises);
+            promises.check_start(closed, &positions, &report)?;
+            let unpublished = report.end.since(positions.lowest()) - completed_beyond(&positions, &promises);
             if report.unpublished_records != unpublished {
                 return Err(End::Wrong(format!("{unpublished} records are unpublished: {report:?}")));
             }
         }
         let mut reader = Reader::new(Arc::clone(&shared), positions.lowest());
         loop {
-            match next_record(&mut reader, &shared, &self.ledger) {
+            match next_record(&mut reader, &shared, &self.promises) {
                 Ok(Some(_)) => {}
                 Ok(None) => break,
                 Err(_) if disk.has_failed() => return Err(End::Failed),
@@ -195,7 +195,7 @@ impl Sim {
         if reader.position() != report.end {
             return Err(End::Wrong(format!("the reader ends at LSN {} and the log at LSN {}", reader.position(), report.end)));
         }
-        hold(&self.ledger).check_end(report.end)?;
+        hold(&self.promises).check_end(report.end)?;
         let crew = Crew::new(shared, writer, keeper, positions, setting.mistake);
         *hold(&self.crew) = Some(Arc::new(crew));
         Ok(lock)
@@ -217,10 +217,10 @@ impl Sim {
         let mut rng = hold(&self.rng).fork();
         self.setting.note(self.depth, || format!("{actor:?}"));
         match actor {
-            Actor::Sender => crew.send(&mut rng, &self.ledger),
+            Actor::Sender => crew.send(&mut rng, &self.promises),
             Actor::Writer => drop(crew.write()),
             Actor::Keeper => drop(crew.keep()),
-            Actor::Forwarder => match crew.forward(&mut rng, &self.ledger) {
+            Actor::Forwarder => match crew.forward(&mut rng, &self.promises) {
                 Some(Err(_)) if hold(&self.disk).has_failed() => return Err(End::Failed),
                 Some(Err(what)) => return Err(End::Wrong(what)),
                 Some(Ok(())) | None => {}
@@ -241,7 +241,7 @@ impl Sim {
 
     /// Learns what the senders were told, and whether the journal has failed.
     fn take_answers(&self, crew: &Crew) -> Result<(), End> {
-        hold(&self.ledger).take_answers(crew.shared.identity)?;
+        hold(&self.promises).take_answers(crew.shared.identity)?;
         match crew.shared.status.state() {
             State::Open | State::Closed => Ok(()),
             State::Full(_) => {
@@ -263,27 +263,27 @@ impl Sim {
         self.setting.note(self.depth, || "settle".to_owned());
         for round in 0.. {
             self.write_all(&crew)?;
-            if let Some(Err(what)) = crew.forward_all(&self.ledger) {
+            if let Some(Err(what)) = crew.forward_all(&self.promises) {
                 return Err(End::Wrong(what));
             }
             crew.pass(Duration::from_secs(2));
             crew.keep();
             self.take_answers(&crew)?;
             self.go_on()?;
-            if hold(&self.ledger).waiting().next().is_none() && matches!(crew.shared.status.state(), State::Open) {
+            if hold(&self.promises).waiting().next().is_none() && matches!(crew.shared.status.state(), State::Open) {
                 break;
             }
             if round > 60 {
                 return Err(End::Wrong(format!("it does not go on: {:?}", crew.shared.status.state())));
             }
         }
-        let before = hold(&self.ledger).answered();
+        let before = hold(&self.promises).answered();
         for _ in 0..2 {
             let mut rng = hold(&self.rng).fork();
-            crew.send_one(&mut rng, &mut hold(&self.ledger));
+            crew.send_one(&mut rng, &mut hold(&self.promises));
             self.write_all(&crew)?;
         }
-        let after = hold(&self.ledger).answered();
+        let after = hold(&self.promises).answered();
         if after != before + 2 {
             return Err(End::Wrong(format!("of two more records {} are durable: {:?}", after - before, crew.shared.status.state())));
         }
@@ -314,7 +314,7 @@ impl Sim {
         crew.finish();
         self.take_answers(&crew)?;
         self.go_on()?;
-        hold(&self.ledger).closed();
+        hold(&self.promises).closed();
         Ok(())
     }
 
@@ -323,9 +323,9 @@ impl Sim {
         self.setting.note(self.depth, || format!("{death:?}"));
         let crew = hold(&self.crew).take();
         if let Some(crew) = &crew {
-            let mut ledger = hold(&self.ledger);
-            ledger.take_answers(crew.shared.identity)?;
-            ledger.stop();
+            let mut promises = hold(&self.promises);
+            promises.take_answers(crew.shared.identity)?;
+            promises.stop();
         }
         let mut disk = hold(&self.disk);
         disk.set_watch(None);
@@ -344,16 +344,16 @@ impl Sim {
         self.setting.crashes.fetch_add(1, Ordering::Relaxed);
         let mut rng =
             Rng::with_seed(self.setting.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (number << 8) ^ u64::try_from(self.depth).unwrap());
-        let mut ledger = hold(&self.ledger).clone();
+        let mut promises = hold(&self.promises).clone();
         if let Some(crew) = self.crew() {
-            ledger.take_answers(crew.shared.identity)?;
+            promises.take_answers(crew.shared.identity)?;
         }
-        ledger.stop();
+        promises.stop();
         let disk = hold(&self.disk).clone();
         let kind = if rng.u8(0..5) == 0 { Death::Killed } else { Death::PowerLost };
         let left = if kind == Death::Killed { disk.killed() } else { disk.crashed(&mut rng) };
         self.setting.note(self.depth, || format!("{kind:?} before {number}: {operation:?} {}", path.display()));
-        Self::check(&self.setting, self.depth + 1, left, ledger, rng)
+        Self::check(&self.setting, self.depth + 1, left, promises, rng)
             .map_err(|what| format!("{kind:?} before operation {number}, {operation:?} {}:\n{what}", path.display()))
     }
 }

@@ -1,4 +1,4 @@
-//! One event loop's access to the queue: its appends, and the driver that wakes them there.
+//! One event loop's access to the queue: its appends, the mailbox of their answers, and the driver that wakes them there.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -14,7 +14,7 @@ use super::sync::lock;
 
 /// Answered slots of one event loop, on their way back.
 #[derive(Debug, Default)]
-pub(super) struct Lane {
+pub(super) struct Mailbox {
     back: Mutex<Back>,
 }
 
@@ -26,31 +26,31 @@ struct Back {
 }
 
 /// The two halves of one event loop's access.
-pub(super) fn lane(queue: &Arc<Queue>) -> (Appender, LaneDriver) {
-    let (number, lane) = queue.add_lane();
-    (Appender { queue: Arc::clone(queue), lane: number }, LaneDriver { queue: Arc::clone(queue), lane })
+pub(super) fn appender(queue: &Arc<Queue>) -> (Appender, MailboxDriver) {
+    let (number, mailbox) = queue.add_mailbox();
+    (Appender { queue: Arc::clone(queue), mailbox: number }, MailboxDriver { queue: Arc::clone(queue), mailbox })
 }
 
 /// Appends from one event loop. Cheap to clone.
 #[derive(Clone)]
 pub struct Appender {
     queue: Arc<Queue>,
-    lane: usize,
+    mailbox: usize,
 }
 
 impl fmt::Debug for Appender {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Appender").field("lane", &self.lane).finish_non_exhaustive()
+        out.debug_struct("Appender").field("mailbox", &self.mailbox).finish_non_exhaustive()
     }
 }
 
 impl Appender {
-    /// Resolves when the record is durable, with its LSN. Needs the lane's [`LaneDriver`] to run.
+    /// Resolves when the record is durable, with its LSN. Needs its [`MailboxDriver`] to run.
     ///
     /// Cancel safe: where it is dropped before the writer has taken the record, the record is withdrawn and never becomes durable; after that, it
     /// becomes durable all the same.
     pub async fn append(&self, record: Vec<u8>) -> Result<Lsn, AppendError> {
-        let slot = self.queue.push(self.lane, record)?;
+        let slot = self.queue.push(self.mailbox, record)?;
         Answer { slot }.await
     }
 }
@@ -79,23 +79,23 @@ impl Drop for Answer {
 }
 
 /// Wakes the appends of one event loop, and withdraws those that have waited too long.
-pub struct LaneDriver {
+pub struct MailboxDriver {
     queue: Arc<Queue>,
-    lane: Arc<Lane>,
+    mailbox: Arc<Mailbox>,
 }
 
-impl fmt::Debug for LaneDriver {
+impl fmt::Debug for MailboxDriver {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("LaneDriver").finish_non_exhaustive()
+        out.debug_struct("MailboxDriver").finish_non_exhaustive()
     }
 }
 
-impl LaneDriver {
+impl MailboxDriver {
     /// How late after `answer_max` an append is withdrawn at most.
     const SWEEP_INTERVAL_MAX: Duration = Duration::from_millis(50);
     const SWEEP_INTERVAL_MIN: Duration = Duration::from_millis(1);
 
-    /// Spawn it on the event loop of the lane's [`Appender`], in a Tokio runtime with time enabled. It ends once the journal is closed or has failed and
+    /// Spawn it on the event loop of its [`Appender`], in a Tokio runtime with time enabled. It ends once the journal is closed or has failed and
     /// every append has its answer.
     pub async fn run(self) {
         let interval = (self.queue.answer_max() / 4).clamp(Self::SWEEP_INTERVAL_MIN, Self::SWEEP_INTERVAL_MAX);
@@ -105,7 +105,7 @@ impl LaneDriver {
         loop {
             tokio::select! {
                 biased;
-                more = poll_fn(|context| self.lane.poll_ready(context, &mut ready)) => {
+                more = poll_fn(|context| self.mailbox.poll_ready(context, &mut ready)) => {
                     for slot in ready.drain(..) {
                         slot.wake();
                     }
@@ -125,8 +125,8 @@ enum More {
     No,
 }
 
-impl Lane {
-    /// Hands over answered slots, and wakes the driver. A lane that has ended may have none any more: there, the slots are woken here.
+impl Mailbox {
+    /// Hands over answered slots, and wakes the driver. A mailbox that has ended may have none any more: there, the slots are woken here.
     pub(super) fn give(&self, slots: &mut Vec<Arc<Slot>>) {
         let mut back = lock(&self.back);
         if back.ended {
@@ -190,16 +190,16 @@ mod tests {
 
     #[test]
     fn what_is_given_to_a_lane_that_has_ended_is_woken_without_its_driver() {
-        let lane = Lane::default();
-        lane.end();
+        let mailbox = Mailbox::default();
+        mailbox.end();
         let driver = Waker::noop();
-        assert_eq!(lane.poll_ready(&Context::from_waker(driver), &mut Vec::new()), Poll::Ready(More::No), "the driver ends");
+        assert_eq!(mailbox.poll_ready(&Context::from_waker(driver), &mut Vec::new()), Poll::Ready(More::No), "the driver ends");
         let count = Arc::new(Count::default());
         let slot = Arc::new(Slot::new(0));
         slot.wake_by(&Waker::from(Arc::clone(&count)));
         assert!(slot.settle(Stage::Refused(AppendError::Failed)));
         let mut slots = vec![slot];
-        lane.give(&mut slots);
+        mailbox.give(&mut slots);
         assert_eq!(count.0.load(Ordering::SeqCst), 1);
         assert!(slots.is_empty());
     }

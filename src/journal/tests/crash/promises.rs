@@ -40,7 +40,7 @@ pub(super) fn stream_of(record: usize) -> usize {
 
 /// All promises.
 #[derive(Clone, Debug)]
-pub(super) struct Ledger {
+pub(super) struct Promises {
     records: Vec<Sent>,
     waiting: Vec<(usize, Arc<Slot>)>,
     /// From the first record on that was answered or read.
@@ -61,7 +61,7 @@ pub(super) struct Ledger {
 
 type Check = Result<(), String>;
 
-impl Ledger {
+impl Promises {
     pub(super) fn new() -> Self {
         Self {
             records: Vec::new(),
