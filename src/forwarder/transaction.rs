@@ -228,10 +228,12 @@ impl Transaction {
         self.phase = Phase::Looking;
     }
 
-    /// The partition ends with this stamp. Tells whether somebody else has been at work since we last knew.
+    /// The partition ends with this stamp. Tells whether somebody else has been at work since we last knew. Whoever takes the name commits at once, so one without any
+    /// commit is of a topic that was made anew.
     #[must_use]
     pub fn looked(&mut self, last: Option<Stamp>) -> bool {
         let ours = self.seen == Seen::Unread
+            || last.is_none()
             || self.seen == Seen::Ends(last)
             || self.doubt.as_ref().is_some_and(|(stamp, _)| Some(*stamp) == last);
         self.phase = Phase::Away;
@@ -621,6 +623,10 @@ mod tests {
         transaction.looking();
         assert!(transaction.looked(Some(other)));
         assert_eq!(transaction.next(NOTHING, start), Move::Look, "and it stays so");
+        // Where there is no commit at all, nobody has: the topic was made anew.
+        let mut transaction = open(start);
+        transaction.lost();
+        assert!(!transaction.looked(None));
         // A producer that dies before it is open has taken nothing over: the next one looks as well.
         let mut transaction = open(start);
         transaction.lost();

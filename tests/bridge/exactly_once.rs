@@ -190,11 +190,9 @@ fn a_bridge_whose_name_another_has_taken_ends_with_69_and_the_other_begins_at_it
     bridge.stop();
 }
 
-#[test]
-fn a_transaction_that_the_brokers_have_ended_is_repeated_and_nobody_takes_it_for_another_bridge() {
-    let kafka = kafka::shared();
-    let prefix = prefix("paused");
-    let site = site(&kafka, &prefix, "kafka.transaction_timeout = \"5s\"\nkafka.commit_interval = \"1s\"\n");
+/// A bridge that is stopped within a transaction until the brokers have ended it, and that goes on after what happens `meanwhile`: each event is there once.
+fn goes_on_after_its_transaction_was_ended(kafka: &Kafka, prefix: &str, meanwhile: impl FnOnce(&Site)) {
+    let site = site(kafka, prefix, "kafka.transaction_timeout = \"5s\"\nkafka.commit_interval = \"1s\"\n");
     site.change("topics.partitions = 6", "topics.partitions = 1");
     site.make_topics();
     let bridge = site.start();
@@ -209,12 +207,27 @@ fn a_transaction_that_the_brokers_have_ended_is_repeated_and_nobody_takes_it_for
     bridge.signal(Signal::STOP);
     assert_eq!(stable_end(), before, "it was not committed in time for this test");
     eventually("the brokers have ended the transaction", PATIENCE, || (stable_end() > before).then_some(()));
+    meanwhile(&site);
     bridge.signal(Signal::CONT);
     bridge.accept(FULL, &group_full("g", 2));
     bridge.settled(PATIENCE);
     assert_eq!(kafka.read(&topic).len(), 3);
     assert!(bridge.metric("chat_bridge_kafka_producer_rebuilds_total") >= 1.0);
     bridge.stop();
+}
+
+#[test]
+fn a_transaction_that_the_brokers_have_ended_is_repeated_and_nobody_takes_it_for_another_bridge() {
+    goes_on_after_its_transaction_was_ended(&kafka::shared(), &prefix("paused"), |_| {});
+}
+
+#[test]
+fn a_topic_of_positions_that_was_made_anew_is_no_other_bridge_either() {
+    let (kafka, prefix) = (kafka::shared(), prefix("anew"));
+    goes_on_after_its_transaction_was_ended(&kafka, &prefix, |site| {
+        kafka.delete_topic(&format!("{prefix}positions"));
+        site.make_topics();
+    });
 }
 
 #[test]
