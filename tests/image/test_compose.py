@@ -30,7 +30,8 @@ def test_every_image_is_pinned_to_a_version(compose):
     assert compose.services["kafka"]["image"].endswith(f":{kafka}"), "the Kafka that the tests run against"
 
 
-def test_our_image_is_built_by_the_dockerfile(compose):
+def test_our_image_is_built_by_the_dockerfile_and_never_pulled(compose):
+    assert [compose.services[name]["pull_policy"] for name in ("bridge", "load")] == ["build", "never"]
     build = compose.services["bridge"]["build"]
     context = (compose.file.parent / build["context"]).resolve()
     assert context == ROOT and (context / build["dockerfile"]).resolve() == DEPLOY / "Dockerfile"
