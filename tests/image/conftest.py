@@ -12,7 +12,9 @@ sys.path.insert(0, str(support.ROOT / "tests/watch"))
 
 @pytest.fixture(scope="session")
 def image():
-    return support.Image(os.environ["IMAGE"])
+    one = support.Image(os.environ["IMAGE"])
+    yield one
+    one.close()
 
 
 @pytest.fixture(scope="session")

@@ -42,6 +42,9 @@ class Image:
         self.labels = self.config["Labels"]
         self.root = pathlib.Path(podman("image", "mount", name).stdout.strip())
 
+    def close(self):
+        podman("image", "unmount", self.name)
+
     def files(self):
         """Every path but the root itself, with what `lstat` says of it."""
         for path in sorted(self.root.rglob("*")):

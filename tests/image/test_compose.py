@@ -8,9 +8,8 @@ import pytest
 import yaml
 
 from bed import tool
-from support import DEPLOY, ROOT, USER, manifest, podman
+from support import DEPLOY, ROOT, USER, manifest
 
-GRAFANA = DEPLOY / "compose/grafana/provisioning"
 CONFIG = "/etc/chat-bridge/config.toml"
 #: Ports of services by the images' own settings, where the file does not publish them.
 PORTS = {"bridge": {"8080", "9090"}, "kafka": {"19092", "9092"}, "prometheus": {"9090"}, "alertmanager": {"9093"}}
@@ -81,7 +80,7 @@ def inside(image, compose):
 
 def test_the_bridge_takes_its_configuration(inside, compose):
     assert compose.services["bridge"]["environment"]["CHAT_BRIDGE_CONFIG"] == CONFIG
-    assert inside("bridge", "check").stdout + inside("bridge", "check").stderr != ""
+    inside("bridge", "check")
     settings = json.loads(inside("bridge", "config", "dump", "--format=json").stdout)
     host, _, number = settings["kafka"]["bootstrap_servers"].partition(":")
     advertised = compose.services["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
@@ -164,16 +163,16 @@ def test_alertmanager_takes_its_configuration(compose):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def provisioned(kind):
-    (file,) = (GRAFANA / kind).iterdir()
-    written = yaml.safe_load(file.read_text())
+def provisioned(compose, kind):
+    """What Grafana reads of one kind: the files that are mounted into the folder in which it looks for them."""
+    (path,) = [path for path in compose.binds("grafana") if path.startswith(f"/etc/grafana/provisioning/{kind}/")]
+    written = yaml.safe_load(compose.outside("grafana", path).read_text())
     assert written["apiVersion"] == 1
     return written
 
 
 def test_grafana_finds_prometheus(compose):
-    assert compose.outside("grafana", "/etc/grafana/provisioning") == GRAFANA
-    (source,) = provisioned("datasources")["datasources"]
+    (source,) = provisioned(compose, "datasources")["datasources"]
     assert (source["type"], source["access"], source["isDefault"]) == ("prometheus", "proxy", True)
     target(compose, source["url"])
     scrape = yaml.safe_load((DEPLOY / "compose/prometheus.yml").read_text())["global"]["scrape_interval"]
@@ -181,7 +180,7 @@ def test_grafana_finds_prometheus(compose):
 
 
 def test_grafana_finds_the_dashboard(compose):
-    (provider,) = provisioned("dashboards")["providers"]
+    (provider,) = provisioned(compose, "dashboards")["providers"]
     assert provider["type"] == "file"
     folder = compose.outside("grafana", provider["options"]["path"])
     boards = {path.name: json.loads(path.read_text()) for path in folder.glob("*.json")}
@@ -196,4 +195,3 @@ def test_our_containers_have_what_they_write_on_volumes(image, compose):
     """Under a root that is read only a service writes on its volumes or nowhere."""
     volumes = {mount["target"] for mount in compose.services["bridge"]["volumes"] if mount["type"] == "volume"}
     assert volumes == set(image.config["Volumes"])
-    assert podman("image", "exists", image.name).returncode == 0
