@@ -268,7 +268,7 @@ def main(path):
         kafka = bed.keep(Kafka(bed.folder / "kafka").start())
         kafka.started()
         once = {"kafka": {"delivery": "exactly-once"}}
-        bridges = [bed.keep(Bridge(bed, f"chat-bridge-{number}", kafka, number, "chat-bridge", settings=once)) for number in (0, 1)]
+        bridges = [bed.keep(Bridge(bed, f"chat-bridge-{number}", kafka, number, "chat-bridge", settings=once, tls=True)) for number in (0, 1)]
         bridges[0].run("topics", "apply")
         for bridge, rate in zip(bridges, (240, 160), strict=True):
             bridge.start()
