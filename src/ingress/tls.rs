@@ -59,6 +59,12 @@ pub enum Problem {
         #[source]
         source: Option<pem::Error>,
     },
+    /// The private key has a password, and nobody to enter it.
+    #[error("use the private key in {}: it is encrypted, and there is nobody to enter its password", path.display())]
+    Encrypted {
+        /// The file.
+        path: PathBuf,
+    },
     /// The certificate and the private key do not fit together, or are of a kind that is not known.
     #[error("use the certificate with its private key")]
     Pair(#[source] rustls::Error),
@@ -108,7 +114,7 @@ impl Tls {
     /// # Errors
     /// See [`Problem`]; a fault of the configuration.
     pub fn open(files: &config::Tls) -> Result<Self, Problem> {
-        let in_force = InForce::read(files)?;
+        let in_force = InForce::new(files, &Contents::read(files)?)?;
         Ok(Self { files: files.clone(), in_force: RwLock::new(Arc::new(in_force)), condition: Mutex::new(Condition::Usable) })
     }
 
@@ -120,15 +126,15 @@ impl Tls {
     /// Reads the files again. Where they are of no use the last good ones stay, a failure is counted, and the first one is said.
     pub(super) fn refresh(&self, metrics: &metrics::Ingress) {
         let mut condition = self.condition.lock().unwrap_or_else(PoisonError::into_inner);
-        match InForce::read(&self.files) {
-            Ok(read) => {
+        match self.changed() {
+            Ok(changed) => {
                 if *condition == Condition::Unusable {
                     tracing::info!("the files of http.tls are usable again");
                     *condition = Condition::Usable;
                 }
-                if read.digest != self.in_force().digest {
-                    tracing::info!(not_after_seconds = read.not_after, "certificate changed");
-                    *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(read);
+                if let Some(changed) = changed {
+                    tracing::info!(not_after_seconds = changed.not_after, "certificate changed");
+                    *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(changed);
                     self.show(metrics);
                 }
             }
@@ -143,6 +149,15 @@ impl Tls {
         }
     }
 
+    /// What the files hold by now, where that is not what is in force.
+    fn changed(&self) -> Result<Option<InForce>, Problem> {
+        let contents = Contents::read(&self.files)?;
+        if contents.digest() == self.in_force().digest {
+            return Ok(None);
+        }
+        InForce::new(&self.files, &contents).map(Some)
+    }
+
     /// Sets the metric of the certificate's end.
     pub(super) fn show(&self, metrics: &metrics::Ingress) {
         metrics.certificate_not_after_seconds.set(i64::try_from(self.in_force().not_after).unwrap_or(i64::MAX));
@@ -153,21 +168,38 @@ impl Tls {
     }
 }
 
-impl InForce {
+/// The files as they are.
+struct Contents {
+    certificate: Vec<u8>,
+    private_key: Vec<u8>,
+    client_ca: Option<Vec<u8>>,
+}
+
+impl Contents {
     fn read(files: &config::Tls) -> Result<Self, Problem> {
+        Ok(Self {
+            certificate: read(&files.certificate)?,
+            private_key: read(&files.private_key)?,
+            client_ca: files.client_ca.as_deref().map(read).transpose()?,
+        })
+    }
+
+    fn digest(&self) -> [u8; 32] {
         let mut digest = Sha256::new();
-        let mut contents = |path: &Path| {
-            let bytes = read(path)?;
+        for bytes in [&self.certificate, &self.private_key].into_iter().chain(&self.client_ca) {
             digest.update(bytes.len().to_le_bytes());
-            digest.update(&bytes);
-            Ok::<_, Problem>(bytes)
-        };
-        let chain = certificates(&files.certificate, &contents(&files.certificate)?)?;
-        let key = private_key(&files.private_key, &contents(&files.private_key)?)?;
-        let authorities = match &files.client_ca {
-            Some(path) => Some(certificates(path, &contents(path)?)?),
-            None => None,
-        };
+            digest.update(bytes);
+        }
+        digest.finalize().into()
+    }
+}
+
+impl InForce {
+    fn new(files: &config::Tls, contents: &Contents) -> Result<Self, Problem> {
+        let chain = certificates(&files.certificate, &contents.certificate)?;
+        let key = private_key(&files.private_key, &contents.private_key)?;
+        let authorities = files.client_ca.as_deref().zip(contents.client_ca.as_deref());
+        let authorities = authorities.map(|(path, pem)| certificates(path, pem)).transpose()?;
         let not_after = chain.first().map_or(Ok(0), not_after)?;
         let provider = Arc::new(ring::default_provider());
         let builder =
@@ -178,7 +210,7 @@ impl InForce {
         };
         let mut config = builder.with_single_cert(chain, key).map_err(Problem::Pair)?;
         config.alpn_protocols = vec![HTTP_1_1.to_vec()];
-        Ok(Self { digest: digest.finalize().into(), config: Arc::new(config), not_after })
+        Ok(Self { digest: contents.digest(), config: Arc::new(config), not_after })
     }
 }
 
@@ -198,6 +230,10 @@ fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>,
 }
 
 fn private_key(path: &Path, pem: &[u8]) -> Result<PrivateKeyDer<'static>, Problem> {
+    // `BEGIN ENCRYPTED PRIVATE KEY` (RFC 5958), or OpenSSL's older `Proc-Type: 4,ENCRYPTED`. Base64 has neither space nor comma.
+    if [&b" ENCRYPTED"[..], b",ENCRYPTED"].into_iter().any(|mark| pem.windows(mark.len()).any(|bytes| bytes == mark)) {
+        return Err(Problem::Encrypted { path: path.to_owned() });
+    }
     PrivateKeyDer::from_pem_slice(pem).map_err(|error| Problem::Pem { what: "a private key", path: path.to_owned(), source: Some(error) })
 }
 

@@ -288,17 +288,27 @@ async fn exchange(worker: &Worker, link: &Rc<LinkState>, stream: TcpStream, peer
     .await
 }
 
-/// Agrees upon TLS; where that fails, whether the client had said anything.
+/// Agrees upon TLS; where that fails, whether it was more than a connection that somebody had opened and closed, by a reset perhaps, as load balancers do to see
+/// whether anybody is there.
 async fn handshake(link: &LinkState, acceptor: TlsAcceptor, stream: TcpStream) -> Result<Stream, bool> {
     link.handshake_begins();
-    let mut accepting = pin!(acceptor.accept(stream).into_fallible());
-    let agreed = std::future::poll_fn(|cx| match link.take_order(cx.waker()) {
+    match unless_ordered(link, stream.peek(&mut [0])).await? {
+        Ok(0) | Err(_) => return Err(false),
+        Ok(_) => {}
+    }
+    let stream = unless_ordered(link, acceptor.accept(stream)).await?.map_err(|_| true)?;
+    link.handshake_ends();
+    Ok(Stream::Tls(Box::new(stream)))
+}
+
+/// What a step of the handshake comes to, unless an order ends it before.
+async fn unless_ordered<T>(link: &LinkState, step: impl Future<Output = T>) -> Result<T, bool> {
+    let mut step = pin!(step);
+    std::future::poll_fn(|cx| match link.take_order(cx.waker()) {
         // Nothing is in hand yet: a stop closes it at once.
         Some(Order::Finish) => Poll::Ready(Err(false)),
         Some(Order::Abandon(_)) => Poll::Ready(Err(true)),
-        None => accepting.as_mut().poll(cx).map_err(|(error, _)| error.kind() != io::ErrorKind::UnexpectedEof),
-    });
-    let stream = agreed.await?;
-    link.handshake_ends();
-    Ok(Stream::Tls(Box::new(stream)))
+        None => step.as_mut().poll(cx).map(Ok),
+    })
+    .await
 }

@@ -44,8 +44,24 @@ fn plain(bridge: &Bridge) -> bool {
     answer.starts_with(b"HTTP/")
 }
 
-fn settings(pair: &Pair, client_ca: Option<&Authority>) -> String {
-    let client_ca = client_ca.map(|authority| format!("client_ca = {:?}\n", authority.certificate())).unwrap_or_default();
+/// Whether this protocol alone is agreed upon (ALPN).
+fn agrees_upon(bridge: &Bridge, protocol: &str) -> bool {
+    let address = bridge.public.to_string();
+    let client = Command::new("openssl").args(["s_client", "-connect", &address, "-alpn", protocol]).stdin(Stdio::null()).output().unwrap();
+    String::from_utf8_lossy(&client.stdout).contains(&format!("ALPN protocol: {protocol}"))
+}
+
+/// Connects, and resets the connection without a word.
+fn reset(bridge: &Bridge) {
+    let script = "import socket, struct, sys\n\
+                  probe = socket.create_connection(('127.0.0.1', int(sys.argv[1])))\n\
+                  probe.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))\n\
+                  probe.close()";
+    assert!(Command::new("python3").args(["-c", script, &bridge.public.port().to_string()]).status().unwrap().success());
+}
+
+fn settings(pair: &Pair, client_ca: Option<&Path>) -> String {
+    let client_ca = client_ca.map(|path| format!("client_ca = {path:?}\n")).unwrap_or_default();
     format!("[http.tls]\ncertificate = {:?}\nprivate_key = {:?}\n{client_ca}", pair.certificate, pair.key)
 }
 
@@ -70,7 +86,7 @@ fn callbacks_come_by_tls_1_2_and_1_3_and_by_nothing_else() {
     let authority = Authority::new(&dir.path().join("one"));
     let stranger = Authority::new(&dir.path().join("other"));
     let site = Site::new(&kafka.bootstrap_servers(), &prefix("tls"), &settings(&authority.pair("bridge", 30), None));
-    site.change("shutdown.lame_duck = \"0s\"", "shutdown.lame_duck = \"0s\"\nhttp.header_timeout = \"1s\"");
+    site.change("shutdown.lame_duck = \"0s\"", "shutdown.lame_duck = \"0s\"\nhttp.header_timeout = \"3s\"");
     site.make_topics();
     let bridge = site.start();
     for version in [&["--tls-max", "1.2"][..], &["--tlsv1.3"], &["--http1.1"]] {
@@ -92,14 +108,28 @@ fn callbacks_come_by_tls_1_2_and_1_3_and_by_nothing_else() {
     fails("TLS 1.1", &|| is_taken(&curl(&bridge, &authority, &["--tls-max", "1.1", "--ciphers", "ALL:@SECLEVEL=0"])));
     fails("a client that does not trust the certificate", &|| is_taken(&curl(&bridge, &stranger, &[])));
     fails("plain HTTP", &|| plain(&bridge));
-    fails("silence", &|| {
-        let mut silent = TcpStream::connect(bridge.public).unwrap();
-        silent.set_read_timeout(Some(PATIENCE)).unwrap();
-        silent.read(&mut [0]).is_ok_and(|read| read > 0)
+    fails("another protocol than HTTP/1.1", &|| agrees_upon(&bridge, "h2"));
+    let open = |count: f64| eventually("connections", PATIENCE, || (bridge.metrics()["chat_bridge_connections"] == count).then_some(()));
+    for said in [&b""[..], b"\x16\x03\x01\x02\x00"] {
+        fails("a handshake that does not go on", &|| {
+            let mut slow = TcpStream::connect(bridge.public).unwrap();
+            slow.set_read_timeout(Some(PATIENCE)).unwrap();
+            slow.write_all(said).unwrap();
+            // It takes up a place like any other.
+            open(1.0);
+            slow.read(&mut [0]).is_ok_and(|read| read > 0)
+        });
+    }
+    fails("a client that hangs up in the middle", &|| {
+        TcpStream::connect(bridge.public).unwrap().write_all(b"\x16\x03\x01\x02\x00").unwrap();
+        false
     });
-    // What a load balancer does to see whether somebody is there is nobody's callback.
+    // What load balancers do to see whether somebody is there is nobody's callback.
     drop(TcpStream::connect(bridge.public).unwrap());
-    eventually("the connection is gone", PATIENCE, || (bridge.metric("chat_bridge_connections ") == 0.0).then_some(()));
+    reset(&bridge);
+    // Connections are accepted in their order, so both have been looked at once this one was.
+    assert!(agrees_upon(&bridge, "http/1.1"));
+    open(0.0);
     assert_eq!((bridge.refused("tls"), bridge.accepted()), (refused, 3.0));
     bridge.settled(PATIENCE);
     bridge.stop();
@@ -112,20 +142,29 @@ fn with_authorities_of_clients_only_their_clients_are_taken() {
     let authority = Authority::new(&dir.path().join("server"));
     let clients = Authority::new(&dir.path().join("clients"));
     let stranger = Authority::new(&dir.path().join("stranger"));
-    let site = Site::new(&kafka.bootstrap_servers(), &prefix("mutual"), &settings(&authority.pair("bridge", 30), Some(&clients)));
+    let trusted = dir.path().join("trusted.pem");
+    fs::copy(clients.certificate(), &trusted).unwrap();
+    let site = Site::new(&kafka.bootstrap_servers(), &prefix("mutual"), &settings(&authority.pair("bridge", 30), Some(&trusted)));
     site.make_topics();
     let bridge = site.start();
     let by = |pair: &Pair| {
         let arguments = ["--cert", pair.certificate.to_str().unwrap(), "--key", pair.key.to_str().unwrap()];
         curl(&bridge, &authority, &arguments)
     };
-    let output = by(&clients.pair("client", 30));
+    let (client, other) = (clients.pair("client", 30), stranger.pair("client", 30));
+    let output = by(&client);
     assert!(is_taken(&output), "{output:?}");
     assert!(!is_taken(&curl(&bridge, &authority, &[])), "without a certificate");
-    assert!(!is_taken(&by(&stranger.pair("client", 30))), "with one of another authority");
-    assert_eq!(bridge.refused("tls"), 2.0);
+    assert!(!is_taken(&by(&other)), "with one of another authority");
+    eventually("both are counted", PATIENCE, || (bridge.refused("tls") == 2.0).then_some(()));
     let expired = clients.pair("expired", 0);
     eventually("one that has ended is refused", PATIENCE, || (!is_taken(&by(&expired))).then_some(()));
+
+    let renewed = dir.path().join("renewed.pem");
+    fs::copy(stranger.certificate(), &renewed).unwrap();
+    fs::rename(&renewed, &trusted).unwrap();
+    eventually("clients of the new authority are taken", RELOADED, || is_taken(&by(&other)).then_some(()));
+    assert!(!is_taken(&by(&client)), "those of the old one are not any more");
     bridge.settled(PATIENCE);
     bridge.stop();
 }
@@ -158,7 +197,7 @@ fn a_new_certificate_is_taken_under_load_and_no_callback_is_refused() {
     let expiry = bridge.metric(EXPIRY);
     mount(&mounted, "..2", &second.certificate, &second.key);
     eventually("the new certificate is shown", RELOADED, || shows(port, &second.certificate).then_some(()));
-    assert!(bridge.metric(EXPIRY) > expiry + 29.0 * 86_400.0);
+    eventually("its end is told", PATIENCE, || (bridge.metric(EXPIRY) > expiry + 29.0 * 86_400.0).then_some(()));
     more();
     let failures = "chat_bridge_certificate_reload_failures_total";
     assert_eq!(bridge.metric(failures), 0.0);
@@ -190,11 +229,18 @@ fn files_that_are_of_no_use_are_told_before_anything_begins() {
     let text = dir.path().join("text");
     fs::write(&text, "no PEM\n").unwrap();
     let missing = dir.path().join("missing");
+    let locked = dir.path().join("locked.key");
+    let lock = ["pkcs8", "-topk8", "-passout", "pass:secret", "-in"];
+    assert!(Command::new("openssl").args(lock).arg(&one.key).arg("-out").arg(&locked).status().unwrap().success());
+    let large = dir.path().join("large");
+    fs::write(&large, "\n".repeat(1024 * 1024 + 1)).unwrap();
     for (certificate, key, said) in [
         (&one.certificate, &other.key, "use the certificate with its private key"),
         (&one.key, &one.key, "find a certificate in"),
         (&one.certificate, &one.certificate, "find a private key in"),
         (&text, &one.key, "find a certificate in"),
+        (&one.certificate, &locked, "it is encrypted"),
+        (&large, &one.key, "larger than 1048576 bytes"),
         (&missing, &one.key, "http.tls.certificate"),
     ] {
         let settings = settings(&Pair { certificate: certificate.clone(), key: key.clone() }, None);

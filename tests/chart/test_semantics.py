@@ -189,6 +189,13 @@ def test_a_change_of_the_configuration_rolls_the_pods(chart):
     assert checksum() != checksum(values={"secrets": {"adminToken": {"existingSecret": "a"}}})
 
 
+def test_a_pod_that_is_renewed_by_hand_has_no_settings_of_a_roll(chart):
+    strategy = lambda **how: the(chart.objects(MINIMAL, **how), "StatefulSet")["spec"]["updateStrategy"]
+    assert strategy() == {"type": "RollingUpdate", "rollingUpdate": {"partition": 0}}
+    # The API server refuses rollingUpdate beside it.
+    assert strategy(values={"updateStrategy": {"type": "OnDelete"}}) == {"type": "OnDelete"}
+
+
 def test_a_budget_only_where_there_is_more_than_one(chart):
     budget = the(chart.objects(MINIMAL), "PodDisruptionBudget")["spec"]
     assert (budget["maxUnavailable"], budget["unhealthyPodEvictionPolicy"]) == (1, "AlwaysAllow")

@@ -16,6 +16,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.parse
@@ -115,6 +116,11 @@ class Process:
         if self.alive():
             self.child.kill()
         self.child.wait()
+
+
+def open_port(number):
+    with socket.create_connection(("127.0.0.1", number), timeout=5.0):
+        return True
 
 
 def get(url, timeout=5.0):
@@ -241,6 +247,7 @@ class Bridge:
         self.config.write_text("\n".join(lines) + "\n")
         self.process = None
         self.loads = []
+        self.into_tls = None
 
     def certify(self, days):
         """Another certificate, which ends so many days from now."""
@@ -281,13 +288,26 @@ class Bridge:
 
     def load(self, rate=20, tokens=None, **more):
         """Callbacks until the load is ended."""
-        command = [program(), "simulate", "load", "--target", f"http://127.0.0.1:{self.public}/", "--connections", 4, "--rate", rate]
+        command = [program(), "simulate", "load", "--target", f"http://127.0.0.1:{self.plain()}/", "--connections", 4, "--rate", rate]
         command += ["--duration", "30m", "--app", APP, "--token-file", tokens or self.tokens, "--continue-on-error"]
         for option, value in more.items():
             command += [f"--{option.replace('_', '-')}", value]
         process = Process(command, self.folder / f"load-{len(self.loads)}.log")
         self.loads.append(process)
         return process
+
+    def plain(self):
+        """A port that takes callbacks without TLS."""
+        if not self.tls:
+            return self.public
+        if self.into_tls is None:
+            self.into_tls = port()
+            way = [sys.executable, HERE / "into_tls.py", self.into_tls, self.public]
+            process = Process(way, self.folder / "into-tls.log")
+            # It ends with them.
+            self.loads.append(process)
+            eventually("the way into TLS is open", lambda: process.check() and open_port(self.into_tls))
+        return self.into_tls
 
     def post(self, body, command="Group.CallbackAfterGroupFull", token=TOKEN, skew=0, app=APP):
         """One callback by hand; its status."""

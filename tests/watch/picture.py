@@ -38,7 +38,7 @@ def human(value, unit):
         for limit, factor, name in ((1e-3, 1e6, "µs"), (1, 1e3, "ms"), (120, 1, "s"), (7200, 1 / 60, "min")):
             if abs(value) < limit:
                 return "0 s" if value == 0 else f"{value * factor:.3g} {name}"
-        return f"{value / 3600:.3g} h"
+        return f"{value / 3600:.3g} h" if abs(value) < 172_800 else f"{value / 86_400:.3g} d"
     suffix = {"reqps": "/s", "cps": "/s", "Bps": "/s"}.get(unit, "")
     if unit in ("bytes", "Bps"):
         for factor, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
@@ -268,7 +268,7 @@ def main(path):
         kafka = bed.keep(Kafka(bed.folder / "kafka").start())
         kafka.started()
         once = {"kafka": {"delivery": "exactly-once"}}
-        bridges = [bed.keep(Bridge(bed, f"chat-bridge-{number}", kafka, number, "chat-bridge", settings=once)) for number in (0, 1)]
+        bridges = [bed.keep(Bridge(bed, f"chat-bridge-{number}", kafka, number, "chat-bridge", settings=once, tls=True)) for number in (0, 1)]
         bridges[0].run("topics", "apply")
         for bridge, rate in zip(bridges, (240, 160), strict=True):
             bridge.start()

@@ -174,3 +174,29 @@ def test_a_page_is_whole(page, verbs):
         for piece in re.split(r"[|()]|\\\{.*", pattern):
             if re.fullmatch(r"[a-z_]{8,}", piece):
                 assert any(piece in name for name in rules.documented()), piece
+
+
+def headings(page):
+    return re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S), re.M)
+
+
+def anchor(heading):
+    """As GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def test_what_refers_to_the_operations_page_finds_its_place():
+    operations = rules.ROOT / "docs/operations.md"
+    known = headings(operations)
+    assert len(known) == len(set(known)) > 40
+    anchors = {anchor(heading) for heading in known}
+    seen = 0
+    for page in [rules.ROOT / "README.md", *(rules.ROOT / "docs").rglob("*.md"), *(path for path in (rules.ROOT / "helm").rglob("*") if path.is_file())]:
+        text = page.read_text()
+        within = r"\]\((?:[\w./]*operations\.md)?#([\w-]+)\)" if page == operations else r"operations\.md#([\w-]+)"
+        named = re.findall(r'operations\.md`?, "([^"]+)"', text)
+        linked = re.findall(within, text)
+        seen += len(named) + len(linked)
+        assert set(named) <= {re.sub(r"[`*]", "", heading) for heading in known} | {heading.split(":")[0] for heading in known}, page
+        assert set(linked) <= anchors, page
+    assert seen > 40
