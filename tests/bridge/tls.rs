@@ -233,7 +233,7 @@ fn files_that_are_of_no_use_are_told_before_anything_begins() {
     let lock = ["pkcs8", "-topk8", "-passout", "pass:secret", "-in"];
     assert!(Command::new("openssl").args(lock).arg(&one.key).arg("-out").arg(&locked).status().unwrap().success());
     let large = dir.path().join("large");
-    fs::write(&large, "\n".repeat(1024 * 1024 + 1)).unwrap();
+    fs::write(&large, "#".repeat(1024 * 1024 + 1)).unwrap();
     for (certificate, key, said) in [
         (&one.certificate, &other.key, "use the certificate with its private key"),
         (&one.key, &one.key, "find a certificate in"),
