@@ -77,10 +77,6 @@ class Release:
         self.settings |= {key.replace("__", "."): value for key, value in settings.items()}
         self.cluster.helm("upgrade", *self.arguments(), *(more or WAIT))
 
-    def revisions(self):
-        """The chart's revisions and what became of them."""
-        return {one["revision"]: one["status"] for one in json.loads(self.cluster.helm("history", "bridge", "--output", "json"))}
-
     # Pods
 
     def pods(self):
