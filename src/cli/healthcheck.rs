@@ -18,19 +18,32 @@ const ANSWER_MAX_BYTES: u64 = 64 * 1024;
 ///
 /// For a container's HEALTHCHECK. It asks `/livez` where the configuration has `admin.listen`.
 #[derive(Debug, Args)]
-pub(super) struct Healthcheck {}
+pub(super) struct Healthcheck {
+    /// Where to ask instead; the configuration is not read then
+    #[arg(long, value_name = "ADDRESS")]
+    address: Option<SocketAddr>,
+}
 
 impl Healthcheck {
     pub(super) fn run(self, global: &Global) -> Result<(), Failure> {
-        let Self {} = self;
-        let address = reachable(global.load()?.admin.listen);
+        let address = match self.address {
+            Some(address) if address.port() == 0 => return Err(Failure::new(Exit::Usage, "`--address` has port 0, where nobody listens")),
+            Some(address) => reachable(address),
+            None => configured(global)?,
+        };
         let unavailable = |why: String| Failure::new(Exit::Unavailable, format!("the bridge on {address} is not live: {why}"));
-        if address.port() == 0 {
-            return Err(Failure::new(Exit::Configuration, "`admin.listen` has port 0, so nobody can know where to ask"));
-        }
         let answer = ask(address, Instant::now() + PATIENCE).map_err(|error| unavailable(error.to_string()))?;
         verdict(&answer).map_err(unavailable)
     }
+}
+
+/// Where the configuration says that the bridge listens.
+fn configured(global: &Global) -> Result<SocketAddr, Failure> {
+    let listen = global.load()?.admin.listen;
+    if listen.port() == 0 {
+        return Err(Failure::new(Exit::Configuration, "`admin.listen` has port 0, so nobody can know where to ask"));
+    }
+    Ok(reachable(listen))
 }
 
 /// An address that can be connected to, where the bridge listens on all.

@@ -280,6 +280,20 @@ fn healthcheck_asks_whether_the_bridge_is_live() {
 }
 
 #[test]
+fn healthcheck_asks_where_it_is_told_to_and_then_reads_no_configuration() {
+    let wrong = [("CHAT_BRIDGE_CONFIG", "/does/not/exist.toml")];
+    let (served, listen) = bridge(Some("HTTP/1.1 200 OK\r\n\r\n"));
+    let health = run(&["healthcheck", "--address", &listen], &wrong);
+    assert_eq!(health.code, Some(0), "{}", health.stderr);
+    assert!(served.join().unwrap().starts_with("GET /livez HTTP/1.1\r\n"));
+
+    assert_eq!(run(&["healthcheck"], &wrong).code, Some(CONFIGURATION));
+    for nowhere in ["127.0.0.1:0", "9090", "localhost"] {
+        assert_eq!(run(&["healthcheck", "--address", nowhere], &[]).code, Some(USAGE), "{nowhere}");
+    }
+}
+
+#[test]
 fn healthcheck_gives_up_on_a_bridge_that_is_not_there_or_does_not_answer() {
     let free = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap().local_addr().unwrap();
     let health = run(&["healthcheck"], &[("CHAT_BRIDGE_ADMIN__LISTEN", &free.to_string())]);
