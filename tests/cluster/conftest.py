@@ -81,7 +81,7 @@ def callbacks(request, work, release, services, kafka):
     names = (f"{request.node.name}-{number}" for number in itertools.count())
 
     def begin():
-        service = release.cluster.get("service", NAME)["spec"]
+        service = release.cluster.get("services", NAME)["spec"]
         address = service["clusterIP"], service["ports"][0]["port"]
         services.awaits(address)
         folder = work / "traffic"

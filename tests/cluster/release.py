@@ -42,7 +42,7 @@ class Release:
             *[self._volume(number) for number in range(VOLUMES)],
             self._secret("operator", token=OPERATOR), self._secret("kafka", password=Kafka.PASSWORD),
         )
-        eventually("the namespace has its account", lambda: "default" in self.cluster.names("serviceaccounts"), 60)
+        eventually("the namespace has its account", lambda: [one["metadata"]["name"] for one in self.cluster.get("serviceaccounts")] == ["default"], 60)
 
     def _volume(self, number):
         """A folder of this machine. Unlike a hostPath it gets the group of the pods."""
@@ -81,7 +81,7 @@ class Release:
 
     def pods(self):
         """The bridges' pods by number."""
-        found = self.cluster.get("pods", "--selector", "app.kubernetes.io/component=bridge")["items"]
+        found = self.cluster.get("pods", labelSelector="app.kubernetes.io/component=bridge")
         return {int(pod["metadata"]["labels"]["apps.kubernetes.io/pod-index"]): pod for pod in found}
 
     def pod(self, number):
@@ -103,7 +103,7 @@ class Release:
 
     def claims(self):
         """The volumes' claims and whether each has a volume."""
-        return {one["metadata"]["name"]: one["status"]["phase"] for one in self.cluster.get("pvc")["items"]}
+        return {one["metadata"]["name"]: one["status"]["phase"] for one in self.cluster.get("persistentvolumeclaims")}
 
     def address(self, number, port):
         return f"http://{self.pod(number)['status']['podIP']}:{port}"
@@ -157,9 +157,10 @@ class Release:
 
     def evict(self, number):
         """Asks for a pod to go, as the emptying of a node does."""
-        name = f"{NAME}-{number}"
-        body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": self.cluster.namespace}}
-        self.cluster.kubectl("create", "--raw", f"/api/v1/namespaces/{self.cluster.namespace}/pods/{name}/eviction", "--filename", "-", given=json.dumps(body))
+        name, namespace = f"{NAME}-{number}", self.cluster.namespace
+        body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": namespace}}
+        with self.cluster.ask(f"/api/v1/namespaces/{namespace}/pods/{name}/eviction", body) as answer:
+            assert answer.status == 201, answer.status
 
 
 @contextlib.contextmanager

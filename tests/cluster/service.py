@@ -7,12 +7,10 @@ import asyncio
 import contextlib
 import itertools
 import json
-import ssl
 import threading
-import urllib.request
 
-import cluster as clusters
 from bed import eventually
+from cluster import Refused, conditions
 
 # The addresses of the loopback device have room for nothing else that would answer here.
 BACKLOG = 256
@@ -22,27 +20,21 @@ class Watch:
     """All objects of one kind in the namespace, as the API server tells them, kept by a thread."""
 
     def __init__(self, cluster, kind, changed):
-        self.kind, self.changed = kind, changed
-        self.url = f"{clusters.SERVER}/api/v1/namespaces/{cluster.namespace}/{kind}"
-        self.headers = {"Authorization": f"Bearer {cluster.token}"}
-        self.context = ssl.create_default_context(cafile=cluster.authority)
+        self.cluster, self.changed = cluster, changed
+        self.path = f"/api/v1/namespaces/{cluster.namespace}/{kind}"
         self.objects = {}
         self.ended = False
         threading.Thread(target=self._follow, name=f"watch-{kind}", daemon=True).start()
 
-    def _ask(self, query=""):
-        request = urllib.request.Request(self.url + query, headers=self.headers)
-        return urllib.request.urlopen(request, context=self.context, timeout=60)
-
     def _follow(self):
         while not self.ended:
             # A watch ends by itself now and then, and at the end with the API server.
-            with contextlib.suppress(OSError, ValueError):
-                with self._ask() as answer:
+            with contextlib.suppress(OSError, ValueError, Refused):
+                with self.cluster.ask(self.path) as answer:
                     listed = json.load(answer)
                 self.objects = {one["metadata"]["name"]: one for one in listed["items"]}
                 self.changed()
-                with self._ask(f"?watch=1&timeoutSeconds=50&resourceVersion={listed['metadata']['resourceVersion']}") as events:
+                with self.cluster.ask(self.path, watch=1, timeoutSeconds=50, resourceVersion=listed["metadata"]["resourceVersion"]) as events:
                     for line in events:
                         self._apply(json.loads(line))
 
@@ -61,8 +53,7 @@ class Watch:
 
 def is_ready(pod):
     """Whether a Service leads to it."""
-    conditions = {one["type"]: one["status"] for one in pod.get("status", {}).get("conditions", [])}
-    return conditions.get("Ready") == "True" and "deletionTimestamp" not in pod["metadata"]
+    return conditions(pod).get("Ready") == "True" and "deletionTimestamp" not in pod["metadata"]
 
 
 def endpoint(pod, target):
