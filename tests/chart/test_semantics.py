@@ -175,6 +175,8 @@ def test_what_the_bridge_needs_of_its_pod(chart):
     probes = {kind: (bridge[kind]["httpGet"]["path"], bridge[kind]["httpGet"]["port"]) for kind in ("startupProbe", "readinessProbe", "livenessProbe")}
     # A drained instance stays unready over a restart, so only readiness may ask /readyz.
     assert probes == {"startupProbe": ("/livez", "admin"), "readinessProbe": ("/readyz", "admin"), "livenessProbe": ("/livez", "admin")}
+    # A bridge that hangs would otherwise be waited for as long as one that drains.
+    assert bridge["livenessProbe"]["terminationGracePeriodSeconds"] == 10
     assert {"name": "data", "mountPath": "/var/lib/chat-bridge"} in bridge["volumeMounts"]
     assert not any("subPath" in mount for mount in bridge["volumeMounts"]), "a file under subPath never changes"
     ordinal = {"apiVersion": "v1", "fieldPath": "metadata.labels['apps.kubernetes.io/pod-index']"}
