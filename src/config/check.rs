@@ -437,7 +437,7 @@ fn check_tracing(tracing: &Tracing, found: &mut Findings) {
     if let Some(Err(fault)) = tracing.otlp_endpoint.as_deref().map(Endpoint::parse) {
         found.add(Key::of("tracing.otlp_endpoint"), fault);
     }
-    check_period("tracing.timeout", tracing.timeout, found);
+    check_period("tracing.otlp_timeout", tracing.otlp_timeout, found);
     if tracing.queue_max == 0 || tracing.queue_max > SPANS_MAX {
         found.add(Key::of("tracing.queue_max"), format!("is 1 to {SPANS_MAX}"));
     }
@@ -636,7 +636,7 @@ mod tests {
             ("tracing.otlp_endpoint: ", "tracing.headers_file", |config| {
                 config.tracing.otlp_endpoint = Some("http://user:hunter2@collector:4317".to_owned());
             }),
-            ("tracing.timeout: ", "more than 0s", |config| config.tracing.timeout = Period::from_secs(0)),
+            ("tracing.otlp_timeout: ", "more than 0s", |config| config.tracing.otlp_timeout = Period::from_secs(0)),
             ("tracing.queue_max: ", "1 to 1000000", |config| config.tracing.queue_max = 0),
             ("tracing.headers_file: ", "is empty", |config| config.tracing.headers_file = Some("".into())),
             ("tracing.headers_file: ", "failed to read the file /no/such/file", |config| {

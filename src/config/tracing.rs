@@ -20,7 +20,7 @@ pub struct Tracing {
     /// The share of traces that is recorded, of those that begin here. A request in a trace goes by the decision that it carries.
     pub sample_ratio: Ratio,
     /// How long the collector may take to accept a batch.
-    pub timeout: Period,
+    pub otlp_timeout: Period,
     /// Finished spans that wait; what comes beyond is dropped and counted.
     pub queue_max: u32,
     /// A file of headers for the collector, `Name: value` a line, which may hold its token.
@@ -38,7 +38,7 @@ impl Default for Tracing {
             otlp_endpoint: None,
             otlp_protocol: OtlpProtocol::Grpc,
             sample_ratio: Ratio(1.0),
-            timeout: Period::from_secs(10),
+            otlp_timeout: Period::from_secs(10),
             queue_max: 8192,
             headers_file: None,
             ca_file: "/etc/ssl/certs/ca-certificates.crt".into(),
@@ -159,7 +159,9 @@ impl Endpoint {
         if authority.as_str().contains('@') {
             return Err("holds a name or password: write them as a header into the file of `tracing.headers_file`");
         }
-        if uri.query().is_some() || url.contains('#') {
+        // What follows the host is a port, which may be none.
+        let is_no_port = authority.as_str() != authority.host() && authority.port_u16().is_none();
+        if is_no_port || uri.query().is_some() || url.contains('#') {
             return Err(FORM);
         }
         Ok(Self {
@@ -188,6 +190,8 @@ mod tests {
             ("http://", None),
             ("http://:4317", None),
             ("http://host:99999", None),
+            ("http://host:", None),
+            ("http://[::1]:4317/v1", Some((Security::Plain, "::1", 4317, "[::1]:4317", "/v1"))),
             ("http://user:hunter2@host:4317", None),
             ("http://host?token=hunter2", None),
             ("http://host#x", None),

@@ -98,7 +98,7 @@ pub fn start(config: &config::Tracing, instance: String, metrics: &metrics::Trac
         collector: Collector::new(endpoint, config.otlp_protocol, tls),
         headers: Headers::open(config.headers_file.as_deref())?,
         resource: Resource { service: config.service_name.clone(), instance, host: (!host.is_empty()).then_some(host) },
-        timeout: config.timeout.get(),
+        timeout: config.otlp_timeout.get(),
         metrics: metrics.clone(),
         stop: stopped,
         failing: false,
