@@ -31,6 +31,7 @@ use crate::journal::{self, Journal, RecoveryReport};
 use crate::kafka;
 use crate::metrics::{Labels, Metrics};
 use crate::routing::Routing;
+use crate::traces::{self, Exporter, Tracer};
 
 pub use error::{Error, Remedy};
 pub use orphan::{Drained, Left, drain};
@@ -100,6 +101,7 @@ pub async fn run(mut config: Config, purpose: Purpose, started: impl FnOnce(Addr
         drain: tokens.map(|tokens| desk(tokens, &drain)),
     };
     let _admin = operator.serve(sources).map_err(Error::Admin)?;
+    let (tracer, exporter) = start_traces(&config, &metrics)?;
     // 4. The journal: recovery, then the threads that write it.
     let opened = tokio::select! {
         opened = open_journal(journal_settings(&config), &metrics) => opened?,
@@ -114,10 +116,10 @@ pub async fn run(mut config: Config, purpose: Purpose, started: impl FnOnce(Addr
     // 5. The way out, before the way in.
     let status = kafka::Status::new(metrics.kafka.clone());
     let kafka = Way { routing, settings, status: status.clone(), limits };
-    let forwarding = start_forwarder(&config, &opened, kafka, &metrics)?;
+    let forwarding = start_forwarder(&config, &opened, kafka, &metrics, tracer.clone())?;
     conditions.complete(journal.clone(), status, forwarding.handle());
     // 6. The way in.
-    let setup = setup(&heartbeats, journal.clone(), &metrics);
+    let setup = setup(&heartbeats, journal.clone(), &metrics, tracer);
     let ingress = Arc::new(public.serve(setup).map_err(Error::Ingress)?);
     drain.complete(drain::Parts {
         journal: journal.clone(),
@@ -132,7 +134,7 @@ pub async fn run(mut config: Config, purpose: Purpose, started: impl FnOnce(Addr
     // 7. Until something ends.
     let watching = watch::watch(journal.clone(), metrics.ingress.clone());
     let draining = Arc::clone(&drain).run();
-    let bridge = Bridge { config, journal, ingress, phase, drain, metrics: metrics.journal.clone() };
+    let bridge = Bridge { config, journal, ingress, phase, drain, metrics: metrics.journal.clone(), exporter };
     tokio::select! {
         ended = bridge.run(forwarding, signals) => ended,
         never = watching => match never {},
@@ -140,7 +142,13 @@ pub async fn run(mut config: Config, purpose: Purpose, started: impl FnOnce(Addr
     }
 }
 
-fn setup(heartbeats: &Heartbeats, journal: Journal, metrics: &Metrics) -> Setup {
+/// Who records spans, where the configuration has a collector for them.
+fn start_traces(config: &Config, metrics: &Metrics) -> Result<(Option<Tracer>, Option<Exporter>), Error> {
+    let started = traces::start(&config.tracing, kafka::settings::instance(&config.kafka), &metrics.traces);
+    Ok(started.map_err(Error::Traces)?.unzip())
+}
+
+fn setup(heartbeats: &Heartbeats, journal: Journal, metrics: &Metrics, tracer: Option<Tracer>) -> Setup {
     let workers = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let beats: Vec<_> = (0..workers.get()).map(|index| heartbeats.register(format!("ingress-{index}"))).collect();
     Setup {
@@ -153,6 +161,7 @@ fn setup(heartbeats: &Heartbeats, journal: Journal, metrics: &Metrics) -> Setup 
                 beat.beat();
             }
         }),
+        tracer,
     }
 }
 
@@ -189,7 +198,13 @@ struct Way {
 }
 
 /// The way out of an open journal.
-fn start_forwarder(config: &Config, opened: &journal::Opened, way: Way, metrics: &Metrics) -> Result<Forwarding, Error> {
+fn start_forwarder(
+    config: &Config,
+    opened: &journal::Opened,
+    way: Way,
+    metrics: &Metrics,
+    tracer: Option<Tracer>,
+) -> Result<Forwarding, Error> {
     forwarder::start(forwarder::Parts {
         config: forwarder::Config {
             mode: config.events.mode,
@@ -210,6 +225,7 @@ fn start_forwarder(config: &Config, opened: &journal::Opened, way: Way, metrics:
         metrics: metrics.forwarder.clone(),
         journal_metrics: metrics.journal.clone(),
         clock: Clock::system(),
+        tracer,
     })
     .map_err(Error::System)
 }

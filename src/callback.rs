@@ -28,8 +28,10 @@ pub struct Callback {
     pub command: String,
     /// The whole query as it came, but for `Sign`.
     pub query: String,
-    /// The header `traceparent` as it came.
+    /// The place in a trace that the callback goes on from: the request's, or our own span of it.
     pub traceparent: Option<String>,
+    /// What came with the request's `traceparent`.
+    pub tracestate: Option<String>,
     /// The body as it came, of any bytes.
     pub body: Bytes,
 }
@@ -47,7 +49,7 @@ pub enum DecodeError {
     /// It ends before the lengths that it names.
     #[error("the record ends early")]
     Truncated,
-    /// Its command, query or traceparent is not UTF-8.
+    /// Its command, query, traceparent or tracestate is not UTF-8.
     #[error("text of the record is not UTF-8")]
     NotUtf8,
 }
@@ -56,8 +58,10 @@ pub enum DecodeError {
 const VERSION: u8 = 1;
 /// The flag of a record that has a traceparent, be it empty.
 const HAS_TRACEPARENT: u8 = 1;
-/// The bytes before the command: version, flags, receive time, receipt, app, three lengths.
-const HEAD_BYTES: usize = 1 + 1 + 8 + 16 + 8 + 3 * 4;
+/// The flag of a record that has a tracestate, and its length.
+const HAS_TRACESTATE: u8 = 2;
+/// The bytes before the command: version, flags, receive time, receipt, app, four lengths.
+const HEAD_BYTES_MAX: usize = 1 + 1 + 8 + 16 + 8 + 4 * 4;
 
 impl Callback {
     /// Appends the record's payload to `out`, as `docs/callback-record.md` has it.
@@ -66,18 +70,24 @@ impl Callback {
     pub fn encode(&self, out: &mut Vec<u8>) {
         let traceparent = self.traceparent.as_deref().unwrap_or_default();
         let length = |text: &str| u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes();
-        out.reserve(HEAD_BYTES + self.command.len() + self.query.len() + traceparent.len() + self.body.len());
+        let tracestate = self.tracestate.as_deref().unwrap_or_default();
+        out.reserve(HEAD_BYTES_MAX + self.command.len() + self.query.len() + traceparent.len() + tracestate.len() + self.body.len());
         out.push(VERSION);
-        out.push(if self.traceparent.is_some() { HAS_TRACEPARENT } else { 0 });
+        let flag = |text: &Option<String>, flag| if text.is_some() { flag } else { 0 };
+        out.push(flag(&self.traceparent, HAS_TRACEPARENT) | flag(&self.tracestate, HAS_TRACESTATE));
         out.extend_from_slice(&self.received.micros().to_le_bytes());
         out.extend_from_slice(&self.receipt);
         out.extend_from_slice(&self.app.to_le_bytes());
         out.extend_from_slice(&length(&self.command));
         out.extend_from_slice(&length(&self.query));
         out.extend_from_slice(&length(traceparent));
+        if self.tracestate.is_some() {
+            out.extend_from_slice(&length(tracestate));
+        }
         out.extend_from_slice(self.command.as_bytes());
         out.extend_from_slice(self.query.as_bytes());
         out.extend_from_slice(traceparent.as_bytes());
+        out.extend_from_slice(tracestate.as_bytes());
         out.extend_from_slice(&self.body);
     }
 
@@ -89,23 +99,25 @@ impl Callback {
             return Err(DecodeError::Version(version));
         }
         let [flags] = rest.array()?;
-        if flags & !HAS_TRACEPARENT != 0 {
+        if flags & !(HAS_TRACEPARENT | HAS_TRACESTATE) != 0 {
             return Err(DecodeError::Flags(flags));
         }
         let received = Timestamp::from_micros(i64::from_le_bytes(rest.array()?));
         let receipt = rest.array()?;
         let app = u64::from_le_bytes(rest.array()?);
         let [command, query, traceparent] = [rest.length()?, rest.length()?, rest.length()?];
+        let tracestate = if flags & HAS_TRACESTATE != 0 { Some(rest.length()?) } else { None };
         let command = rest.text(command)?;
         let query = rest.text(query)?;
         let traceparent = rest.text(traceparent)?;
+        let tracestate = tracestate.map(|length| rest.text(length)).transpose()?;
         if flags & HAS_TRACEPARENT == 0 && !traceparent.is_empty() {
             return Err(DecodeError::Flags(flags));
         }
         let traceparent = (flags & HAS_TRACEPARENT != 0).then_some(traceparent);
         let head = record.len() - rest.0.len();
         record.advance(head);
-        Ok(Self { received, receipt, app, command, query, traceparent, body: record })
+        Ok(Self { received, receipt, app, command, query, traceparent, tracestate, body: record })
     }
 }
 
@@ -144,9 +156,13 @@ mod tests {
             command: "A.b".to_owned(),
             query: "SdkAppid=1".to_owned(),
             traceparent: Some("00-ab".to_owned()),
+            tracestate: None,
             body: Bytes::from_static(b"{}"),
         }
     }
+
+    /// The bytes before the command of a record without a tracestate.
+    const HEAD_BYTES: usize = HEAD_BYTES_MAX - 4;
 
     fn encoded(callback: &Callback) -> Vec<u8> {
         let mut record = Vec::new();
@@ -163,6 +179,12 @@ mod tests {
         expected.extend_from_slice(&[3, 0, 0, 0, 10, 0, 0, 0, 5, 0, 0, 0]);
         expected.extend_from_slice(b"A.bSdkAppid=100-ab{}");
         assert_eq!(encoded(&sample()), expected);
+        // A tracestate is told by its flag; its length is the fourth, and it stands behind the traceparent.
+        expected[1] = 3;
+        expected.splice(HEAD_BYTES..HEAD_BYTES, [3, 0, 0, 0]);
+        let body = expected.len() - 2;
+        expected.splice(body..body, *b"a=1");
+        assert_eq!(encoded(&Callback { tracestate: Some("a=1".to_owned()), ..sample() }), expected);
     }
 
     #[test]
@@ -182,7 +204,7 @@ mod tests {
         };
         assert_eq!(Callback::decode(Bytes::new()), Err(DecodeError::Truncated));
         assert_eq!(changed(0, 2), Err(DecodeError::Version(2)));
-        assert_eq!(changed(1, 3), Err(DecodeError::Flags(3)));
+        assert_eq!(changed(1, 5), Err(DecodeError::Flags(5)));
         assert_eq!(changed(1, 0), Err(DecodeError::Flags(0)), "a traceparent without its flag");
         assert_eq!(changed(37, 0xff), Err(DecodeError::Truncated), "a length beyond the end");
         assert_eq!(changed(HEAD_BYTES, 0xff), Err(DecodeError::NotUtf8));
@@ -195,9 +217,10 @@ mod tests {
     prop_compose! {
         fn callbacks()(
             micros: i64, receipt: [u8; 16], app: u64, command: String, query: String,
-            traceparent: Option<String>, body in prop::collection::vec(any::<u8>(), 0..200),
+            traceparent: Option<String>, tracestate: Option<String>, body in prop::collection::vec(any::<u8>(), 0..200),
         ) -> Callback {
-            Callback { received: Timestamp::from_micros(micros), receipt, app, command, query, traceparent, body: Bytes::from(body) }
+            let received = Timestamp::from_micros(micros);
+            Callback { received, receipt, app, command, query, traceparent, tracestate, body: Bytes::from(body) }
         }
     }
 

@@ -23,6 +23,7 @@ mod problem;
 mod properties;
 mod shutdown;
 mod topics;
+mod tracing;
 mod units;
 mod variables;
 mod warnings;
@@ -43,6 +44,7 @@ pub use log::{Format, Level, Log};
 pub use problem::{Problem, Problems, Warning};
 pub use shutdown::Shutdown;
 pub use topics::{KnownCommand, Setting, TOPICS_MAX, Topics};
+pub use tracing::{Endpoint, OtlpProtocol, Ratio, Security, Tracing};
 pub use units::{Period, Size};
 pub use variables::FILE as FILE_VARIABLE;
 pub use warnings::warnings;
@@ -76,6 +78,8 @@ pub struct Config {
     pub shutdown: Shutdown,
     /// What is logged.
     pub log: Log,
+    /// Which spans are recorded, and where they go.
+    pub tracing: Tracing,
 }
 
 /// The configuration in force: defaults, the file, the environment. The files that it names are not looked at, so that any machine can do this.
@@ -250,7 +254,7 @@ mod tests {
 
     /// A configuration in which every key stands, so that a new one cannot be forgotten here.
     fn full() -> Config {
-        let Config { http, admin, journal, kafka, topics, events, shutdown, log, .. } = Config::default();
+        let Config { http, admin, journal, kafka, topics, events, shutdown, log, tracing, .. } = Config::default();
         Config {
             http: Http {
                 trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
@@ -295,6 +299,12 @@ mod tests {
             )]),
             shutdown,
             log: Log { format: Some(Format::Json), ..log },
+            tracing: Tracing {
+                otlp_endpoint: Some("http://collector:4317".to_owned()),
+                sample_ratio: Ratio::new(0.125).unwrap(),
+                headers_file: Some("/etc/chat-bridge/otlp-headers".into()),
+                ..tracing
+            },
         }
     }
 

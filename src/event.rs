@@ -25,6 +25,11 @@ use crate::routing::{Routing, StreamId};
 use body::{Body, Member};
 use v1::{Data, Envelope};
 
+/// The header of the trace that a message is a part of: plain, as OpenTelemetry's libraries look for it, and no attribute of the event.
+pub const TRACEPARENT: &str = "traceparent";
+/// The header of what vendors keep along with it.
+pub const TRACESTATE: &str = "tracestate";
+
 /// What a callback becomes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Normalised {
@@ -184,6 +189,7 @@ mod tests {
             command: command.to_owned(),
             query: format!("SdkAppid=1400000000&CallbackCommand={command}"),
             traceparent: None,
+            tracestate: None,
             body: Bytes::from(body.into()),
         }
     }
@@ -357,6 +363,7 @@ mod tests {
         let traced = Callback {
             query: "OptPlatform=Web&ClientIP=1.1.1.1".to_owned(),
             traceparent: Some("00-1-2-01".to_owned()),
+            tracestate: Some("a=1".to_owned()),
             ..callback(FULL, r#"{"GroupId":"g"}"#)
         };
         let names = |message: Message| message.headers.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
@@ -365,7 +372,8 @@ mod tests {
         assert_eq!(header(&structured, "ce_type").as_deref(), Some("tencent.chat.group-full.v1"));
         assert_eq!(header(&structured, "ce_id").as_deref(), Some(structured.id.to_string().as_str()));
         assert_eq!(header(&structured, "traceparent").as_deref(), Some("00-1-2-01"));
-        assert_eq!(names(structured), ["content-type", "ce_id", "ce_type", "traceparent"]);
+        assert_eq!(header(&structured, "tracestate").as_deref(), Some("a=1"));
+        assert_eq!(names(structured), ["content-type", "ce_id", "ce_type", "traceparent", "tracestate"]);
         let binary = event(&traced, Mode::Binary);
         assert_eq!(header(&binary, "content-type").as_deref(), Some("application/json"));
         let expected = [
@@ -383,6 +391,7 @@ mod tests {
             "ce_chatclientip",
             "ce_chatreceivedtime",
             "traceparent",
+            "tracestate",
         ];
         assert_eq!(names(binary), expected);
     }
@@ -476,7 +485,11 @@ mod tests {
 
     #[test]
     fn a_dead_letter_keeps_the_body_and_says_why() {
-        let callback = Callback { traceparent: Some("00-1-2-01".to_owned()), ..callback(FULL, r#"{"GroupId":"g","EventTime":1}"#) };
+        let callback = Callback {
+            traceparent: Some("00-1-2-01".to_owned()),
+            tracestate: Some("a=1".to_owned()),
+            ..callback(FULL, r#"{"GroupId":"g","EventTime":1}"#)
+        };
         let grounds =
             dead_letter::Grounds { reason: DeadLetterReason::TooLarge, detail: "Message size too large", topic: "chat.group-full" };
         let dead = dead_letter::message(&callback, &grounds);
@@ -489,6 +502,7 @@ mod tests {
             ("dl_query", callback.query.as_str()),
             ("ce_id", &event(&callback, Mode::Structured).id.to_string()),
             ("traceparent", "00-1-2-01"),
+            ("tracestate", "a=1"),
         ];
         let headers: Vec<_> = dead.headers.iter().map(|(name, value)| (*name, std::str::from_utf8(value).unwrap())).collect();
         assert_eq!(headers, expected);
@@ -629,11 +643,11 @@ mod tests {
 
         #[test]
         fn any_bytes_and_any_query_have_one_outcome_that_is_always_the_same(
-            body: Vec<u8>, query: String, command: String, known: bool, traceparent: Option<String>, receipt: [u8; 16], micros: i64, app: u64,
+            body: Vec<u8>, query: String, command: String, known: bool, traceparent: Option<String>, tracestate: Option<String>, receipt: [u8; 16], micros: i64, app: u64,
         ) {
             let command = if known { EXIT.to_owned() } else { command };
             let received = Timestamp::from_micros(micros);
-            let callback = Callback { received, receipt, app, command, query, traceparent, body: Bytes::from(body) };
+            let callback = Callback { received, receipt, app, command, query, traceparent, tracestate, body: Bytes::from(body) };
             for mode in [Mode::Structured, Mode::Binary] {
                 let first = outcome(&callback, mode);
                 prop_assert_eq!(&first, &outcome(&callback.clone(), mode));

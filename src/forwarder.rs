@@ -41,6 +41,7 @@ use crate::kafka::{self, Producer, Report, Reports};
 use crate::log;
 use crate::metrics;
 use crate::routing::{Routing, TopicId};
+use crate::traces::Publications;
 
 pub use handle::{Forwarding, Handle, start};
 pub use parts::{Config, Error, Limits, Parts};
@@ -126,6 +127,8 @@ struct Forwarder {
     unread: Option<(Lsn, Option<Timestamp>)>,
     /// What exactly-once adds; `None` with at-least-once.
     exactly_once: Option<ExactlyOnce>,
+    /// The spans of what is with librdkafka; `None` where none are recorded.
+    publications: Option<Publications>,
 }
 
 /// Why the producer is to be built anew.
@@ -139,8 +142,21 @@ enum Rebuild {
 
 impl Forwarder {
     fn new(parts: Parts, shared: Arc<Shared>) -> Result<Self, Error> {
-        let Parts { config, journal, positions, start, end, routing, kafka, status, kafka_metrics, metrics, journal_metrics, clock } =
-            parts;
+        let Parts {
+            config,
+            journal,
+            positions,
+            start,
+            end,
+            routing,
+            kafka,
+            status,
+            kafka_metrics,
+            metrics,
+            journal_metrics,
+            clock,
+            tracer,
+        } = parts;
         durable_file::remove_all_unfinished(&config.oversized_dir);
         let now = Instant::now();
         let part = |whole: u64| (usize::try_from(whole).unwrap_or(usize::MAX) / QUEUE_SHARES).max(1);
@@ -191,6 +207,7 @@ impl Forwarder {
             clock,
             shared,
             exactly_once,
+            publications: tracer.map(Publications::new),
         };
         forwarder.lay_out(&positions)?;
         Ok(forwarder)
@@ -250,6 +267,9 @@ impl Forwarder {
             }
         }
         self.end_transaction()?;
+        if let Some(publications) = &mut self.publications {
+            publications.abandon(Instant::now());
+        }
         self.journal.set_positions(self.last_positions());
         self.scout.stop();
         Ok(())
@@ -316,6 +336,9 @@ impl Forwarder {
         // What it has delivered in the meantime need not be sent again. Later reports of it must not be taken for the next one's.
         self.take_reports(now);
         self.reports = new_reports();
+        if let Some(publications) = &mut self.publications {
+            publications.abandon(now);
+        }
         if self.exactly_once.is_some() {
             return self.lose_transaction();
         }

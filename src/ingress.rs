@@ -5,7 +5,7 @@
 //!
 //! Each event loop is a thread with a single-threaded runtime and its own share of the connections (`worker`). One of them accepts for all
 //! (`server`). A connection's limits in time follow from what its I/O sees (`link`), and a request's way through is one function (`handler`).
-//! Absent on purpose: HTTP/2, timers of single connections, spans of single requests, and any answer that is not fixed in advance.
+//! Absent on purpose: HTTP/2, timers of single connections, and any answer that is not fixed in advance.
 
 mod authentication;
 mod body;
@@ -40,6 +40,7 @@ use crate::clock::Clock;
 use crate::config;
 use crate::journal::Journal;
 use crate::metrics;
+use crate::traces::Tracer;
 use authentication::Apps;
 use body::Budget;
 use handler::{Policy, Shared};
@@ -120,6 +121,8 @@ pub struct Setup {
     pub clock: Clock,
     /// How the event loops say that they turn.
     pub heartbeat: Heartbeat,
+    /// Who records its spans; none where nobody does.
+    pub tracer: Option<Tracer>,
 }
 
 /// The public port, bound, with nobody accepting yet; and the policy, read. Connections wait in the backlog.
@@ -141,7 +144,7 @@ impl Bound {
     /// Starts the event loops.
     pub fn serve(self, setup: Setup) -> Result<Ingress, Error> {
         let Self { listener, address, policy, tls, http } = self;
-        let Setup { workers, journal, metrics, clock, heartbeat } = setup;
+        let Setup { workers, journal, metrics, clock, heartbeat, tracer } = setup;
         metrics.connections_max.set(i64::from(http.connections_max));
         metrics.bodies_max_bytes.set(i64::try_from(http.bodies_max.bytes()).unwrap_or(i64::MAX));
         let lifecycle = Arc::new(Lifecycle::new());
@@ -152,6 +155,7 @@ impl Bound {
             lifecycle: Arc::clone(&lifecycle),
             clock,
             metrics: metrics.clone(),
+            tracer,
         };
         let (doors, arrivals): (Vec<_>, Vec<_>) = (0..workers.get()).map(|_| mpsc::channel(server::ARRIVALS_MAX)).unzip();
         let reception = Reception {

@@ -21,3 +21,4 @@ pub mod log;
 pub mod metrics;
 pub mod routing;
 pub mod simulate;
+pub mod traces;

@@ -21,6 +21,8 @@ pub struct Metrics {
     pub forwarder: Forwarder,
     /// What the client of Kafka moves.
     pub kafka: Kafka,
+    /// What the sending of spans moves.
+    pub traces: Traces,
     /// What the process as a whole moves.
     pub bridge: Bridge,
 }
@@ -54,9 +56,10 @@ impl Metrics {
         let journal = Journal::new(&registry, &ingress)?;
         let forwarder = Forwarder::new(&registry, labels)?;
         let kafka = Kafka::new(&registry, labels)?;
+        let traces = Traces::new(&registry)?;
         #[cfg(target_os = "linux")]
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-        Ok(Self { registry, ingress, journal, forwarder, kafka, bridge })
+        Ok(Self { registry, ingress, journal, forwarder, kafka, traces, bridge })
     }
 
     /// All series in Prometheus' text format.
@@ -613,6 +616,57 @@ impl Bridge {
             ready: gauge(registry, "ready", "1 while new callbacks can be made durable.")?,
             draining: gauge(registry, "draining", "1 while the operator has the bridge drained.")?,
         })
+    }
+}
+
+/// Why a finished span did not reach the collector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpanLoss {
+    /// More wait than the queue holds.
+    QueueFull,
+    /// The collector was away, or busy, for all tries.
+    Unreachable,
+    /// The collector does not take it.
+    Rejected,
+    /// The bridge ended first.
+    Stopped,
+}
+
+impl SpanLoss {
+    const ALL: [Self; 4] = [Self::QueueFull, Self::Unreachable, Self::Rejected, Self::Stopped];
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::QueueFull => "queue_full",
+            Self::Unreachable => "unreachable",
+            Self::Rejected => "rejected",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// What the sending of spans moves.
+#[derive(Clone, Debug)]
+pub struct Traces {
+    /// Spans that the collector has taken.
+    pub exported: IntCounter,
+    dropped: IntCounterVec,
+}
+
+impl Traces {
+    fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let dropped =
+            counters(registry, "spans_dropped_total", "Finished spans that did not reach the collector, by reason.", &["reason"])?;
+        for loss in SpanLoss::ALL {
+            dropped.with_label_values(&[loss.label()]);
+        }
+        Ok(Self { exported: counter(registry, "spans_exported_total", "Spans that the collector has taken.")?, dropped })
+    }
+
+    /// The counter of one loss.
+    #[must_use]
+    pub fn dropped(&self, loss: SpanLoss) -> IntCounter {
+        self.dropped.with_label_values(&[loss.label()])
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -13,6 +13,7 @@ use crate::ingress::{self, Ingress};
 use crate::journal::Journal;
 use crate::log;
 use crate::metrics;
+use crate::traces::Exporter;
 
 use super::drain::Drain;
 use super::{Error, close};
@@ -57,6 +58,8 @@ pub(super) struct Bridge {
     pub(super) phase: Arc<Phase>,
     pub(super) drain: Arc<Drain>,
     pub(super) metrics: metrics::Journal,
+    /// Where spans are sent, if anywhere.
+    pub(super) exporter: Option<Exporter>,
 }
 
 impl Bridge {
@@ -132,6 +135,7 @@ impl Bridge {
         }
 
         let handle = forwarding.handle();
+        let drain_end = Instant::now() + shutdown.drain_max.get();
         handle.drain();
         let in_time = tokio::time::timeout(shutdown.drain_max.get(), forwarding.ended()).await;
         let ended = if let Ok(ended) = in_time {
@@ -148,6 +152,9 @@ impl Bridge {
             tracing::warn!(unpublished, "what is unpublished stays in the journal for the next start");
         }
         close(self.journal.clone()).await?;
+        if let Some(exporter) = &self.exporter {
+            exporter.finish(drain_end.saturating_duration_since(Instant::now())).await;
+        }
         tracing::info!("the bridge has stopped");
         Ok(())
     }

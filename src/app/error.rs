@@ -9,6 +9,7 @@ use crate::forwarder;
 use crate::ingress;
 use crate::journal;
 use crate::kafka;
+use crate::traces;
 
 /// Why the bridge did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +47,9 @@ pub enum Error {
     /// The mark of a drain.
     #[error("look for a drain")]
     Drain(#[source] admin::drain::Error),
+    /// The sending of spans could not be set up.
+    #[error("record traces")]
+    Traces(#[source] traces::Error),
     /// The system refuses threads or signals.
     #[error("set up the process")]
     System(#[source] io::Error),
@@ -71,7 +75,10 @@ impl Error {
         match self {
             Self::Ingress(ingress::Error::Tokens(_) | ingress::Error::Tls(_))
             | Self::Forwarder(forwarder::Error::Record { .. } | forwarder::Error::Positions(_))
-            | Self::Token { .. } => Remedy::Configuration,
+            | Self::Token { .. }
+            | Self::Traces(
+                traces::Error::Endpoint(_) | traces::Error::Headers(_) | traces::Error::Authorities { .. } | traces::Error::Tls(_),
+            ) => Remedy::Configuration,
             Self::Forwarder(forwarder::Error::Superseded { .. }) => Remedy::Unavailable,
             Self::Kafka(error) if error.is_configuration() => Remedy::Configuration,
             Self::Journal(error) => match error.class() {
@@ -83,6 +90,7 @@ impl Error {
             | Self::Admin(_)
             | Self::Drain(_)
             | Self::System(_)
+            | Self::Traces(traces::Error::Thread(_))
             | Self::Forwarder(forwarder::Error::Journal(_) | forwarder::Error::Oversized { .. } | forwarder::Error::Thread(_)) => {
                 Remedy::Io
             }

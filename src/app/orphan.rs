@@ -59,6 +59,7 @@ pub async fn drain(config: Config, patience: Duration, mut progress: impl FnMut(
     let settings = kafka::Settings::load(&config.kafka, &config.topics).map_err(Error::Kafka)?;
     let routing = Arc::new(Routing::new(&config.topics));
     let metrics = super::metrics(&routing, &settings)?;
+    let (tracer, exporter) = super::start_traces(&config, &metrics)?;
     // Nothing is appended, so no room is prepared for it.
     let journal_settings = crate::journal::Config { spares: 0, ..super::journal_settings(&config) };
     let opened = super::open_journal(journal_settings, &metrics).await?;
@@ -66,7 +67,7 @@ pub async fn drain(config: Config, patience: Duration, mut progress: impl FnMut(
     super::watch_over(&journal).map_err(Error::System)?;
     let status = kafka::Status::new(metrics.kafka.clone());
     let way = Way { routing, settings, status: status.clone(), limits: Limits::Asked };
-    let mut forwarding = super::start_forwarder(&config, &opened, way, &metrics)?;
+    let mut forwarding = super::start_forwarder(&config, &opened, way, &metrics, tracer)?;
 
     let recovered = opened.report.unpublished_records;
     let mut watch = Watch { patience, moved_at: Instant::now(), completed: 0 };
@@ -87,6 +88,9 @@ pub async fn drain(config: Config, patience: Duration, mut progress: impl FnMut(
     };
     let reasons = reasons(&forwarding, &status, interrupted);
     end(&mut forwarding, &journal, unpublished(&metrics)).await?;
+    if let Some(exporter) = exporter {
+        exporter.finish(config.shutdown.drain_max.get()).await;
+    }
     let [earlier, published, dead_lettered, corrupt, discarded] = completed(&metrics);
     let left = match unpublished(&metrics) {
         0 if forwarding.handle().is_drained() => None,

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use super::key::Key;
 use super::topics::TOPICS_MAX;
-use super::{App, Config, Delivery, Http, Journal, Kafka, KnownCommand, Period, Shutdown, Size, Topics, properties};
+use super::{
+    App, Config, Delivery, Endpoint, Http, Journal, Kafka, KnownCommand, Period, Security, Shutdown, Size, Topics, Tracing, properties,
+};
 
 /// Chat waits this long for an answer, and then takes the callback for undelivered.
 const CHAT_WAITS: Duration = Duration::from_secs(2);
@@ -59,6 +61,9 @@ const TRANSACTION_MIN: Duration = Duration::from_secs(5);
 /// A transaction may be so many times as old as it should be when it is committed.
 const COMMIT_MARGIN: u32 = 4;
 
+/// The most spans that may wait: some 500 MB of them.
+const SPANS_MAX: u32 = 1_000_000;
+
 /// The most that is read of a file of tokens or a secret.
 const SECRET_MAX_BYTES: u64 = 1 << 20;
 
@@ -86,7 +91,7 @@ impl Findings {
 
 /// What can be said of the settings alone, without a look at the files that they name.
 pub(super) fn settings(config: &Config, known: &[KnownCommand<'_>]) -> Findings {
-    let Config { http, admin, apps, journal, kafka, topics, events: _, answers, shutdown, log: _ } = config;
+    let Config { http, admin, apps, journal, kafka, topics, events: _, answers, shutdown, log: _, tracing } = config;
     let mut found = Findings::default();
     check_http(http, &mut found);
     if overlap(http.listen, admin.listen) {
@@ -112,6 +117,7 @@ pub(super) fn settings(config: &Config, known: &[KnownCommand<'_>]) -> Findings 
         found.add(Key::of("answers").name(command), message);
     }
     check_shutdown(shutdown, &mut found);
+    check_tracing(tracing, &mut found);
     found
 }
 
@@ -155,6 +161,14 @@ pub(super) fn serving(config: &Config) -> Findings {
     for (name, path) in &config.kafka.secret_files {
         if let Err(fault) = read_secret(path) {
             found.add(Key::of("kafka.secret_files").name(name), fault);
+        }
+    }
+    if let Some(endpoint) = config.tracing.otlp_endpoint.as_deref().and_then(|url| Endpoint::parse(url).ok()) {
+        let authorities = (endpoint.security == Security::Tls).then_some(&config.tracing.ca_file);
+        for (name, path) in [("headers_file", config.tracing.headers_file.as_ref()), ("ca_file", authorities)] {
+            if let Some(Err(fault)) = path.filter(|path| !path.as_os_str().is_empty()).map(|path| read_secret(path)) {
+                found.add(Key::of("tracing").name(name), fault);
+            }
         }
     }
     for (name, path) in &config.kafka.properties {
@@ -419,6 +433,25 @@ fn check_shutdown(shutdown: &Shutdown, found: &mut Findings) {
     }
 }
 
+fn check_tracing(tracing: &Tracing, found: &mut Findings) {
+    if let Some(Err(fault)) = tracing.otlp_endpoint.as_deref().map(Endpoint::parse) {
+        found.add(Key::of("tracing.otlp_endpoint"), fault);
+    }
+    check_period("tracing.otlp_timeout", tracing.otlp_timeout, found);
+    if tracing.queue_max == 0 || tracing.queue_max > SPANS_MAX {
+        found.add(Key::of("tracing.queue_max"), format!("is 1 to {SPANS_MAX}"));
+    }
+    if tracing.headers_file.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
+        found.add(Key::of("tracing.headers_file"), "is empty; leave it out where the collector asks for no headers");
+    }
+    if tracing.ca_file.as_os_str().is_empty() {
+        found.add(Key::of("tracing.ca_file"), "is empty");
+    }
+    if tracing.service_name.trim().is_empty() {
+        found.add(Key::of("tracing.service_name"), "is empty");
+    }
+}
+
 const TOO_LONG: &str = "must be at most 365days";
 
 fn check_period(key: &str, period: Period, found: &mut Findings) {
@@ -599,6 +632,23 @@ mod tests {
             ("answers.\"Group.CallbackAfterGroupFull\": ", "before-commands", |config| {
                 config.answers.insert("Group.CallbackAfterGroupFull".to_owned(), Answer { error_code: 1, error_info: String::new() });
             }),
+            ("tracing.otlp_endpoint: ", "http://host:port", |config| config.tracing.otlp_endpoint = Some("collector:4317".to_owned())),
+            ("tracing.otlp_endpoint: ", "tracing.headers_file", |config| {
+                config.tracing.otlp_endpoint = Some("http://user:hunter2@collector:4317".to_owned());
+            }),
+            ("tracing.otlp_timeout: ", "more than 0s", |config| config.tracing.otlp_timeout = Period::from_secs(0)),
+            ("tracing.queue_max: ", "1 to 1000000", |config| config.tracing.queue_max = 0),
+            ("tracing.headers_file: ", "is empty", |config| config.tracing.headers_file = Some("".into())),
+            ("tracing.headers_file: ", "failed to read the file /no/such/file", |config| {
+                config.tracing.otlp_endpoint = Some("http://collector:4317".to_owned());
+                config.tracing.headers_file = Some("/no/such/file".into());
+            }),
+            ("tracing.ca_file: ", "is empty", |config| config.tracing.ca_file = "".into()),
+            ("tracing.ca_file: ", "failed to read the file /no/such/file", |config| {
+                config.tracing.otlp_endpoint = Some("https://collector".to_owned());
+                config.tracing.ca_file = "/no/such/file".into();
+            }),
+            ("tracing.service_name: ", "is empty", |config| config.tracing.service_name = " ".to_owned()),
             ("shutdown.drain_max: ", "at most 365days", |config| config.shutdown.drain_max = Period::from_secs(u64::MAX)),
         ]);
     }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::body::Body;
-use super::{EventId, Message};
+use super::{EventId, Message, TRACEPARENT, TRACESTATE};
 use crate::callback::Callback;
 
 /// A callback that becomes a dead letter by what it is.
@@ -99,7 +99,10 @@ pub(super) fn of(callback: &Callback, body: &Body<'_>, grounds: &Grounds<'_>, pl
         put("dl_file", file);
     }
     if let Some(traceparent) = &callback.traceparent {
-        put("traceparent", traceparent);
+        put(TRACEPARENT, traceparent);
+    }
+    if let Some(tracestate) = &callback.tracestate {
+        put(TRACESTATE, tracestate);
     }
     let value = if place.is_some() { Bytes::new() } else { callback.body.clone() };
     Message { key: body.group_id().map(|group| group.into_owned().into_bytes()), value, headers, id }

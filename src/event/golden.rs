@@ -26,6 +26,7 @@ fn callback(case: &Path) -> Callback {
     let query = std::fs::read_to_string(case.join("query")).unwrap();
     let query = Query(query.trim_end());
     let body = std::fs::read(case.join("body")).unwrap();
+    let text = |name: &str| std::fs::read_to_string(case.join(name)).ok().map(|text| text.trim_end().to_owned());
     Callback {
         received: Timestamp::from_millis(1_795_291_200_000).unwrap(),
         receipt: *b"0123456789abcdef",
@@ -37,7 +38,8 @@ fn callback(case: &Path) -> Callback {
             .or_else(|| command_in(&body))
             .unwrap_or_default(),
         query: query.without_sign().into_owned(),
-        traceparent: std::fs::read_to_string(case.join("traceparent")).ok().map(|text| text.trim_end().to_owned()),
+        traceparent: text("traceparent"),
+        tracestate: text("tracestate"),
         body: Bytes::from(body),
     }
 }

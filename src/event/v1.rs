@@ -12,7 +12,7 @@ use serde::Deserializer as _;
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::body::{Body, append_member};
-use super::{EventId, Message};
+use super::{EventId, Message, TRACEPARENT, TRACESTATE};
 use crate::callback::query::Query;
 use crate::callback::{Callback, Command, Field, Shape, json};
 use crate::clock::Timestamp;
@@ -115,7 +115,10 @@ impl<'a> Envelope<'a> {
             Mode::Binary => (self.data(), self.binary_headers()),
         };
         if let Some(traceparent) = &self.callback.traceparent {
-            headers.push(("traceparent", traceparent.as_bytes().to_vec()));
+            headers.push((TRACEPARENT, traceparent.as_bytes().to_vec()));
+        }
+        if let Some(tracestate) = &self.callback.tracestate {
+            headers.push((TRACESTATE, tracestate.as_bytes().to_vec()));
         }
         let key = self.group.map(|group| group.into_owned().into_bytes());
         Message { key, value, headers, id: self.id }

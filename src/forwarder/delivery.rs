@@ -7,6 +7,7 @@ use crate::event::DeadLetterReason;
 use crate::journal::Lsn;
 use crate::kafka::{DeadLetterCause, ErrorCode, ParkCause, Verdict};
 use crate::routing::TopicId;
+use crate::traces;
 
 use super::apart::{Apart, Attempt, Step};
 use super::dispatch::Ticket;
@@ -62,6 +63,11 @@ impl Forwarder {
                 {
                     self.observe_latency(received, clock);
                 }
+            }
+            if let Some(publications) = &mut self.publications {
+                let error = report.error.map(|error| error.to_string());
+                let place = error.is_none().then_some((report.partition, report.offset));
+                publications.reported(ticket.lsn.get(), traces::Report { place, error }, now);
             }
             self.settle(ticket, Answer { verdict: report.verdict, error: report.error }, now);
         }

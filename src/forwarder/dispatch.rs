@@ -14,6 +14,7 @@ use crate::event::{self, DeadLetterReason, Message, Normalised};
 use crate::journal::{Item, Lsn, Reader};
 use crate::kafka::SendError;
 use crate::routing::{Routing, TopicId};
+use crate::traces::{self, Destination};
 
 use super::apart::{Attempt, Step};
 use super::delivery::Answer;
@@ -232,9 +233,33 @@ impl Forwarder {
         Ok(None)
     }
 
-    pub(super) fn send(&self, topic: TopicId, message: &Message, ticket: Ticket) -> Result<(), SendError> {
+    pub(super) fn send(&mut self, topic: TopicId, message: &Message, ticket: Ticket) -> Result<(), SendError> {
         let Some(producer) = &self.producer else { return Err(SendError::QueueFull) };
-        producer.send(&self.routing.topic(topic).name, message.key.as_deref(), &message.value, &message.headers, ticket.pack())
+        let name = &self.routing.topic(topic).name;
+        let Message { key, value, headers, id } = message;
+        let begun = self.publications.as_ref().and_then(|publications| publications.begin(headers));
+        let (Some(sending), Some(publications)) = (begun, &mut self.publications) else {
+            return producer.send(name, key.as_deref(), value, headers, ticket.pack());
+        };
+        let destination = Destination {
+            topic: name,
+            id: *id,
+            lsn: ticket.lsn.get(),
+            body_bytes: value.len(),
+            dead_letter: ticket.reason.map(DeadLetterReason::label),
+        };
+        let (begun, now) = (self.clock.now(), Instant::now());
+        let sent = producer.send(name, key.as_deref(), value, &sending.headers(headers), ticket.pack());
+        match sent {
+            Err(SendError::QueueFull) => {}
+            Ok(()) => publications.sent(sending, &destination, begun, now),
+            Err(SendError::Refused { error, .. }) => {
+                publications.sent(sending, &destination, begun, now);
+                let refused = traces::Report { place: None, error: Some(error.to_string()) };
+                publications.reported(ticket.lsn.get(), refused, Instant::now());
+            }
+        }
+        sent
     }
 
     /// A command that the configuration has come to discard since its callback was received.

@@ -10,6 +10,7 @@ use crate::journal::{self, Journal, Lsn, Positions, Start};
 use crate::kafka;
 use crate::metrics;
 use crate::routing::Routing;
+use crate::traces::Tracer;
 
 use super::stored;
 
@@ -66,6 +67,8 @@ pub struct Parts {
     pub journal_metrics: metrics::Journal,
     /// The wall clock.
     pub clock: Clock,
+    /// Who records its spans; none where nobody does.
+    pub tracer: Option<Tracer>,
 }
 
 /// Why the forwarder's thread ended.

@@ -30,6 +30,8 @@ use crate::clock::Clock;
 use crate::config;
 use crate::journal::{AppendError, Appender, Journal, State};
 use crate::metrics;
+use crate::traces::context::Carried;
+use crate::traces::{self, RequestSpan, Served, Tracer};
 
 /// The answer to every callback that is durable or discarded.
 const SUCCESS: Bytes = Bytes::from_static(br#"{"ActionStatus":"OK","ErrorInfo":"","ErrorCode":0}"#);
@@ -39,6 +41,7 @@ const POST: HeaderValue = HeaderValue::from_static("POST");
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 const ONE_SECOND: HeaderValue = HeaderValue::from_static("1");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// What all handlers share: read from the configuration once.
 pub(super) struct Policy {
@@ -115,6 +118,9 @@ pub(super) struct Handler {
     metrics: metrics::Ingress,
     counters: Counters,
     receipts: Receipts,
+    /// None where no spans are recorded.
+    tracer: Option<Tracer>,
+    scheme: &'static str,
 }
 
 /// What handlers share, as far as it is not the journal's.
@@ -127,13 +133,16 @@ pub(super) struct Shared {
     pub(super) lifecycle: Arc<Lifecycle>,
     pub(super) clock: Clock,
     pub(super) metrics: metrics::Ingress,
+    /// None where no spans are recorded.
+    pub(super) tracer: Option<Tracer>,
 }
 
 impl Handler {
     pub(super) fn new(shared: Shared, journal: Journal, appender: Appender) -> Self {
-        let Shared { policy, budget, lifecycle, clock, metrics, tls: _ } = shared;
+        let Shared { policy, budget, lifecycle, clock, metrics, tls, tracer } = shared;
         let counters = Counters::new(&metrics);
-        Self { policy, budget, lifecycle, journal, appender, clock, metrics, counters, receipts: Receipts::new() }
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        Self { policy, budget, lifecycle, journal, appender, clock, metrics, counters, receipts: Receipts::new(), tracer, scheme }
     }
 
     /// Answers one request, and counts its outcome. An error ends the connection without an answer.
@@ -151,10 +160,15 @@ impl Handler {
         let (parts, mut body) = request.into_parts();
         let mut answer = Answer { status: StatusCode::OK, body: SUCCESS, extra: None, ending: Ending::Quiet };
         let outcome = Outcome::new(&self.metrics);
-        match self.receive(peer, &parts, &mut body, &outcome).await {
-            Ok(bytes) => answer.body = bytes,
+        let mut span = self.begin_span(&parts);
+        let mut became = traces::Outcome::Accepted;
+        let mut error = None;
+        match self.receive(peer, &parts, &mut body, &outcome, &mut span).await {
+            Ok(Done::Durable(bytes)) => answer.body = bytes,
+            Ok(Done::Discarded) => became = traces::Outcome::Discarded,
             Err(Failure::Refused(refusal)) => {
                 outcome.count(refusal.reason());
+                (became, error) = (traces::Outcome::Refused, Some(refusal.reason()));
                 answer = Answer::refusal(refusal, self.remainder(&parts, &mut body).await);
             }
             Err(Failure::Unanswered(unanswered)) => {
@@ -167,11 +181,28 @@ impl Handler {
         }
         link.request_ends(answer.ending);
         self.metrics.answer_duration_seconds.observe(started.elapsed().as_secs_f64());
+        if let Some(span) = span {
+            span.end(&Served { status: answer.status.as_u16(), outcome: became, error });
+        }
         Ok(answer.into_response(parts.headers))
     }
 
+    /// The request's span, where spans are recorded.
+    fn begin_span(&self, parts: &Parts) -> Option<RequestSpan> {
+        let mut span = self.tracer.as_ref()?.request(carried(&parts.headers), self.clock.now());
+        span.came_by(parts.method.as_str(), self.scheme);
+        Some(span)
+    }
+
     /// Takes a request to its end: the bytes of the answer once the callback is durable or discarded.
-    async fn receive(&self, peer: IpAddr, parts: &Parts, body: &mut Incoming, outcome: &Outcome<'_>) -> Result<Bytes, Failure> {
+    async fn receive(
+        &self,
+        peer: IpAddr,
+        parts: &Parts,
+        body: &mut Incoming,
+        outcome: &Outcome<'_>,
+        span: &mut Option<RequestSpan>,
+    ) -> Result<Done, Failure> {
         let received = self.clock.now();
         if parts.method != Method::POST {
             return Err(Refusal::Method.into());
@@ -180,32 +211,44 @@ impl Handler {
         let parameters = Parameters::read(query)?;
         let origin = Origin { peer, headers: &parts.headers };
         let app = self.policy.apps.admit(parameters.claim(), origin, received, &self.metrics)?;
+        let mut command = parameters.command();
+        if let Some(span) = span {
+            span.is_of(app, &command);
+        }
         if !is_identity(&parts.headers) {
             return Err(Refusal::ContentEncoding.into());
         }
         if body::is_too_large(body, self.policy.limits) {
             return Err(Refusal::BodyTooLarge.into());
         }
-        let mut command = parameters.command();
         self.room_for(&command)?;
         let mut share = Share::none(&self.budget);
         let body = outcome.while_sent(body::read(body, self.policy.limits, &mut share)).await?;
         if command.is_empty() {
             command = callback::command_in(&body).unwrap_or_default();
+            if let Some(span) = span {
+                span.is_of(app, &command);
+            }
         }
         if self.policy.discard.contains(&command) {
             outcome.is_elsewhere();
             self.metrics.discarded.inc();
             self.counters.count(&command);
-            return Ok(SUCCESS);
+            return Ok(Done::Discarded);
         }
-        let traceparent = traceparent(&parts.headers).map(str::to_owned);
+        let (traceparent, tracestate) = match span {
+            Some(span) => Some(span.carried().clone()),
+            None => carried(&parts.headers),
+        }
+        .map(Carried::into_texts)
+        .unzip();
         let query = if parameters.sign.is_some() { query.without_sign().into_owned() } else { query.0.to_owned() };
-        let callback = Callback { received, receipt: self.receipts.next(), app, command, query, traceparent, body };
+        let callback =
+            Callback { received, receipt: self.receipts.next(), app, command, query, traceparent, tracestate: tracestate.flatten(), body };
         let mut record = Vec::new();
         callback.encode(&mut record);
         outcome.is_elsewhere();
-        self.keep(&callback.command, record).await.map_err(Failure::Refused)
+        self.keep(&callback.command, record).await.map(Done::Durable).map_err(Failure::Refused)
     }
 
     /// Makes the callback durable. This function keeps the promise: there is no other way to an answer for a callback that is not discarded.
@@ -249,6 +292,14 @@ impl Handler {
         }
         body::discard_arrived(body, self.policy.limits).await
     }
+}
+
+/// A request that was not refused.
+enum Done {
+    /// Its callback is durable, and this its answer.
+    Durable(Bytes),
+    /// The configuration discards its callback.
+    Discarded,
 }
 
 /// Sees to it that a request that ends without an answer is counted all the same.
@@ -393,18 +444,15 @@ fn is_identity(headers: &HeaderMap) -> bool {
     })
 }
 
-/// The trace that the sender is in, if the header is one of version 00 (W3C Trace Context, 3.2).
-fn traceparent(headers: &HeaderMap) -> Option<&str> {
-    let mut values = headers.get_all(TRACEPARENT).iter();
-    let value = values.next()?.to_str().ok()?;
-    if values.next().is_some() {
+/// The trace that the sender is in; none where its header is not what the W3C asks for. Where there is no header it costs a look-up.
+fn carried(headers: &HeaderMap) -> Option<Carried> {
+    // What is no text is as malformed as this.
+    const NO_TEXT: &str = "?";
+    if !headers.contains_key(TRACEPARENT) {
         return None;
     }
-    let mut parts = value.split('-');
-    let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let is_hex = |text: &str, length| text.len() == length && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    let is_id = |text: &str, length| is_hex(text, length) && text.bytes().any(|byte| byte != b'0');
-    (version == "00" && is_id(trace, 32) && is_id(parent, 16) && is_hex(flags, 2) && parts.next().is_none()).then_some(value)
+    let texts = |name| headers.get_all(name).iter().map(|value| value.to_str().unwrap_or(NO_TEXT));
+    Carried::read(texts(TRACEPARENT), texts(TRACESTATE))
 }
 
 #[cfg(test)]
@@ -416,24 +464,24 @@ mod tests {
     }
 
     #[test]
-    fn only_a_valid_traceparent_is_kept() {
+    fn only_a_valid_trace_is_kept() {
         const VALID: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        for (values, kept) in [
-            (&[VALID][..], true),
-            (&["00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-ff"], true),
-            (&[], false),
-            (&[VALID, VALID], false),
-            (&[""], false),
-            (&["01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"], false),
-            (&["ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"], false),
-            (&["00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01"], false),
-            (&["00-00000000000000000000000000000000-00f067aa0ba902b7-01"], false),
-            (&["00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01"], false),
-            (&["00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-1"], false),
-            (&["00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x"], false),
-            (&["00-4bf92f3577b34da6a3ce929d0e0e473-00f067aa0ba902b7-01"], false),
+        for (parents, states, kept) in [
+            (&[VALID][..], &[][..], Some((VALID, None))),
+            (&[VALID], &["a=1", "b=2"], Some((VALID, Some("a=1,b=2")))),
+            (&[VALID], &["a=\u{e4}"], Some((VALID, None))),
+            (&[VALID], &["a=1", "b=\u{e4}"], Some((VALID, None))),
+            (&[], &["a=1"], None),
+            (&[VALID, VALID], &[], None),
+            (&[""], &[], None),
+            (&["00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01"], &[], None),
         ] {
-            assert_eq!(traceparent(&headers(&TRACEPARENT, values)), kept.then(|| values[0]), "{values:?}");
+            let mut headers = headers(&TRACEPARENT, parents);
+            for state in states {
+                headers.append(TRACESTATE, HeaderValue::from_bytes(state.as_bytes()).unwrap());
+            }
+            let kept = kept.map(|(parent, state)| (parent.to_owned(), state.map(str::to_owned)));
+            assert_eq!(carried(&headers).map(Carried::into_texts), kept, "{parents:?} {states:?}");
         }
     }
 

@@ -79,6 +79,7 @@ impl Bench {
         let counted = Arc::clone(&beats);
         let ingress = bound
             .serve(Setup {
+                tracer: None,
                 workers: NonZeroUsize::new(2).unwrap(),
                 journal: journal.clone(),
                 metrics: metrics.ingress.clone(),
@@ -1088,6 +1089,7 @@ fn a_panic_of_an_event_loop_surfaces() {
     let ingress = Ingress::bind(&config, Strangers::Refused)
         .unwrap()
         .serve(Setup {
+            tracer: None,
             workers: NonZeroUsize::new(2).unwrap(),
             journal,
             metrics: metrics.ingress,

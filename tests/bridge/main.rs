@@ -29,4 +29,5 @@ mod spine;
 mod support;
 mod tls;
 mod tokens;
+mod traces;
 mod transactions;

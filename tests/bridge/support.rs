@@ -2,6 +2,7 @@
 
 pub(crate) mod bridge;
 pub(crate) mod certificates;
+pub(crate) mod collector;
 pub(crate) mod consumers;
 pub(crate) mod http;
 pub(crate) mod kafka;

@@ -150,6 +150,7 @@ fn received(lsn: Lsn, callback: &Callback) -> Value {
         ("command", callback.command.clone().into()),
         ("query", callback.query.clone().into()),
         ("traceparent", callback.traceparent.clone().into()),
+        ("tracestate", callback.tracestate.clone().into()),
         ("receipt", receipt.into()),
     ] {
         object.insert(name.to_owned(), value);
@@ -223,6 +224,7 @@ mod tests {
             command: command.to_owned(),
             query: "SdkAppid=7".to_owned(),
             traceparent: None,
+            tracestate: None,
             body: Bytes::copy_from_slice(body),
         }
     }
@@ -231,7 +233,7 @@ mod tests {
     fn a_callback_is_what_was_received() {
         let value = received(Lsn::new(5), &callback("A.b", b"{\"x\":\n1}"));
         let expected = serde_json::json!({
-            "lsn": 5, "received": "2022-12-09T08:26:54.123Z", "app": 7, "command": "A.b", "query": "SdkAppid=7", "traceparent": null,
+            "lsn": 5, "received": "2022-12-09T08:26:54.123Z", "app": 7, "command": "A.b", "query": "SdkAppid=7", "traceparent": null, "tracestate": null,
             "receipt": "ab".repeat(16), "body": "{\"x\":\n1}",
         });
         assert_eq!(value, expected);

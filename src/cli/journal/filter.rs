@@ -203,6 +203,7 @@ mod tests {
             command: command.to_owned(),
             query: String::new(),
             traceparent: None,
+            tracestate: None,
             body: Bytes::new(),
         };
         let filter = Filter {

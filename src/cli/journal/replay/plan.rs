@@ -200,6 +200,7 @@ mod tests {
             command: command.to_owned(),
             query: String::new(),
             traceparent: None,
+            tracestate: None,
             body: Bytes::copy_from_slice(body.as_bytes()),
         }
     }
