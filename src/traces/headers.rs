@@ -58,7 +58,6 @@ impl Headers {
     /// The headers as they are now; those that were good last where the file is of no use.
     pub(super) fn current(&mut self) -> &HeaderMap {
         match self.path.as_deref().map(read) {
-            None => {}
             Some(Ok(headers)) => {
                 self.known = headers;
                 self.failed = false;
@@ -67,7 +66,7 @@ impl Headers {
                 let problem = log::with_causes(&problem);
                 tracing::warn!(problem, "the file of tracing.headers_file is unusable, the last good headers stay in force");
             }
-            Some(Err(_)) => {}
+            None | Some(Err(_)) => {}
         }
         &self.known
     }
