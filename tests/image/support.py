@@ -102,7 +102,7 @@ class Container:
         return self.inspect()["State"]["ExitCode"]
 
     def remove(self):
-        podman("rm", "--force", "--time=0", self.name)
+        podman("rm", "--force", "--volumes", "--time=0", self.name)
 
 
 @contextlib.contextmanager
