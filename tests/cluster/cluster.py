@@ -68,8 +68,8 @@ class Cluster:
 
     def start(self):
         run(["ip", "link", "set", "lo", "up"])
-        for folder in ("/run/containerd", "/var/lib/kubelet", "/var/log"):
-            Path(folder).mkdir(parents=True, exist_ok=True)
+        # containerd and kubelet write to places of their own in these, whatever they are told.
+        for folder in ("/run", "/var/lib", "/var/log"):
             run(["mount", "-t", "tmpfs", "tests", folder])
         self._control_plane()
         self._containerd()
@@ -192,6 +192,13 @@ class Cluster:
     def ctr(self, *words):
         return run([DEBIAN / "usr/bin/ctr", "--address", self.socket, "--namespace", "k8s.io", *words], None, self.environment)
 
+    def process(self, container):
+        """The first process of a container, as the kernel sees it: its status, and its mounts by place."""
+        (pid,) = (words[1] for words in map(str.split, self.ctr("tasks", "ls").splitlines()) if words[0] == container)
+        status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
+        mounts = {words[1]: words[3].split(",") for words in map(str.split, Path(f"/proc/{pid}/mounts").read_text().splitlines())}
+        return status, mounts
+
     def load_image(self, archive):
         self.ctr("images", "import", archive)
 
@@ -245,6 +252,8 @@ def cgroup(name):
     """A group of these tests' own in every hierarchy, or in the one: the kubelet makes its pods' below."""
     root = Path("/sys/fs/cgroup")
     if (root / "cgroup.controllers").exists():
+        for controller in ("cpu", "cpuset", "memory", "pids"):
+            (root / "cgroup.subtree_control").write_text(f"+{controller}")
         (root / name).mkdir(exist_ok=True)
         return f"/{name}"
     for hierarchy in root.iterdir():

@@ -108,10 +108,12 @@ class Release:
     def address(self, number, port):
         return f"http://{self.pod(number)['status']['podIP']}:{port}"
 
+    def container(self, number):
+        return self.pod(number)["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
+
     def signal(self, number, signal):
         """To all processes of a bridge's container, without anybody's word."""
-        container = self.pod(number)["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
-        self.cluster.ctr("tasks", "kill", "--all", "--signal", signal, container)
+        self.cluster.ctr("tasks", "kill", "--all", "--signal", signal, self.container(number))
 
     def restarts(self, number):
         return self.pod(number)["status"]["containerStatuses"][0]["restartCount"]
