@@ -228,7 +228,8 @@ fn a_collector_that_is_away_or_refuses_costs_spans_and_no_callback() {
             assert_eq!(post(&bridge, APP, "", &group_full(&format!("g{number}"), 1)), 200);
         }
         bridge.settled(PATIENCE);
-        assert_eq!(kafka.read(&format!("{prefix}group-full")).len(), usize::try_from(CALLBACKS).unwrap());
+        let published = bridge.metric("chat_bridge_records_completed_total{outcome=\"published\"}");
+        assert_eq!(published, f64::from(CALLBACKS), "{}", bridge.log());
         eventually("lost spans are counted", PATIENCE, || (dropped(&bridge, reason) > 0.0).then_some(()));
         let log = bridge.stop();
         assert_eq!(log.matches("spans cannot be sent").count(), 1, "{log}");
@@ -259,15 +260,22 @@ fn a_collector_that_does_not_answer_holds_up_no_stop() {
 fn a_stop_sends_what_waits() {
     let kafka = kafka::shared();
     let prefix = prefix("flush");
-    let collector = Collector::start(Protocol::Grpc, Manner::Takes, None);
+    let collector = Collector::start(Protocol::Grpc, Manner::Holds, None);
     let site = Site::new(&kafka.bootstrap_servers(), &prefix, &collector.settings());
     site.make_topics();
-    let bridge = site.start();
+    let mut bridge = site.start();
+    traced(&bridge, "first", &sampled());
+    collector.is_asked();
     for number in 0..20 {
         traced(&bridge, &format!("g{number}"), &sampled());
     }
-    bridge.stop();
-    assert_eq!(collector.spans().len(), 40, "each request's and each publication's");
+    bridge.terminate();
+    // All else is over by then.
+    eventually("the journal is empty", PATIENCE, || bridge.log().contains("the journal is empty").then_some(()));
+    assert_eq!(collector.spans(), []);
+    collector.release();
+    let log = bridge.ended_with(0, PATIENCE);
+    assert_eq!(collector.spans().len(), 42, "each request's and each publication's: {log}");
 }
 
 #[test]

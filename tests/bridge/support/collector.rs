@@ -22,6 +22,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use super::certificates::Pair;
@@ -51,6 +52,8 @@ pub(crate) enum Manner {
     Refuses,
     /// It never answers.
     Hangs,
+    /// It takes it once it is released.
+    Holds,
 }
 
 /// What has come.
@@ -66,6 +69,7 @@ pub(crate) struct Collector {
     scheme: &'static str,
     protocol: Protocol,
     seen: Arc<Mutex<Seen>>,
+    released: watch::Sender<bool>,
     runtime: Option<tokio::runtime::Runtime>,
 }
 
@@ -74,6 +78,7 @@ struct Desk {
     protocol: Protocol,
     manner: Manner,
     seen: Arc<Mutex<Seen>>,
+    released: watch::Receiver<bool>,
 }
 
 impl Collector {
@@ -82,7 +87,8 @@ impl Collector {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Seen::default()));
-        let desk = Desk { protocol, manner, seen: Arc::clone(&seen) };
+        let (released, until) = watch::channel(manner != Manner::Holds);
+        let desk = Desk { protocol, manner, seen: Arc::clone(&seen), released: until };
         let acceptor = tls.map(|pair| acceptor(protocol, &pair.certificate, &pair.key));
         runtime.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -100,7 +106,7 @@ impl Collector {
             }
         });
         let scheme = if tls.is_some() { "https" } else { "http" };
-        Self { address, scheme, protocol, seen, runtime: Some(runtime) }
+        Self { address, scheme, protocol, seen, released, runtime: Some(runtime) }
     }
 
     /// What a configuration says of it.
@@ -108,6 +114,11 @@ impl Collector {
         let Self { scheme, address, protocol, .. } = self;
         let port = address.port();
         format!("tracing.otlp_endpoint = \"{scheme}://localhost:{port}\"\ntracing.otlp_protocol = \"{}\"\n", protocol.name())
+    }
+
+    /// From now on it takes what it holds, and what comes.
+    pub(crate) fn release(&self) {
+        self.released.send_replace(true);
     }
 
     /// The spans that have come so far.
@@ -176,7 +187,7 @@ impl Desk {
         }
     }
 
-    async fn answer(self, request: Request<Incoming>) -> hyper::Result<Response<BoxBody<Bytes, Infallible>>> {
+    async fn answer(mut self, request: Request<Incoming>) -> hyper::Result<Response<BoxBody<Bytes, Infallible>>> {
         let (head, body) = request.into_parts();
         let body = body.collect().await?.to_bytes();
         let (path, content_type) = match self.protocol {
@@ -192,23 +203,23 @@ impl Desk {
             Protocol::Http => &body,
         };
         let export = ExportTraceServiceRequest::decode(message).unwrap();
-        {
-            let mut seen = self.seen.lock().unwrap();
-            seen.headers.push(head.headers);
-            if self.manner == Manner::Takes {
-                seen.requests.push(export);
+        self.seen.lock().unwrap().headers.push(head.headers);
+        match self.manner {
+            Manner::Hangs => return std::future::pending().await,
+            Manner::Refuses => {}
+            Manner::Takes | Manner::Holds => {
+                // The collector goes with its runtime, and this with it.
+                drop(self.released.wait_for(|released| *released).await);
+                self.seen.lock().unwrap().requests.push(export);
             }
         }
-        match self.manner {
-            Manner::Hangs => std::future::pending().await,
-            Manner::Takes | Manner::Refuses => Ok(self.say()),
-        }
+        Ok(self.say())
     }
 
     fn say(&self) -> Response<BoxBody<Bytes, Infallible>> {
         let taken = ExportTraceServiceResponse { partial_success: None }.encode_to_vec();
         match (self.protocol, self.manner) {
-            (Protocol::Http, Manner::Takes) => Response::new(Full::new(Bytes::from(taken)).boxed()),
+            (Protocol::Http, Manner::Takes | Manner::Holds) => Response::new(Full::new(Bytes::from(taken)).boxed()),
             (Protocol::Http, Manner::Refuses | Manner::Hangs) => status(StatusCode::UNAUTHORIZED),
             (Protocol::Grpc, manner) => {
                 let mut framed = BytesMut::new();
@@ -216,7 +227,7 @@ impl Desk {
                 framed.put_u32(u32::try_from(taken.len()).unwrap());
                 framed.extend_from_slice(&taken);
                 // PERMISSION_DENIED
-                let code = if manner == Manner::Takes { "0" } else { "7" };
+                let code = if manner == Manner::Refuses { "7" } else { "0" };
                 let trailers: HeaderMap = std::iter::once(("grpc-status".parse().unwrap(), code.parse().unwrap())).collect();
                 let body = Full::new(framed.freeze()).with_trailers(std::future::ready(Some(Ok(trailers))));
                 let mut response = Response::new(body.boxed());
