@@ -5,7 +5,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaConfRes;
 
 /// What a property that is ours would break if it were set. Aliases stand beside their names, for librdkafka takes either.
-const OURS: [(&[&str], &str); 22] = [
+const OURS: [(&[&str], &str); 23] = [
     (&["bootstrap.servers", "metadata.broker.list"], "the brokers are named by `kafka.bootstrap_servers`"),
     (&["enable.idempotence"], "it is always on: without it a retry publishes twice and out of order"),
     (&["acks", "request.required.acks"], "it is always `all`: a record leaves the journal once all in-sync replicas have it"),
@@ -27,6 +27,10 @@ const OURS: [(&[&str], &str); 22] = [
         "the journal is the buffer; the producer's queue is small and shared out among the topics",
     ),
     (&["queue.buffering.max.ms"], "set it by its other name, `linger.ms`"),
+    (
+        &["max.in.flight.requests.per.connection", "max.in.flight"],
+        "it is always 1: with more, librdkafka takes a batch for delivered that a broker has refused, where one behind it was taken",
+    ),
     (&["queuing.strategy"], "it is always `fifo`: events of one key are published in their order"),
     (&["batch.size"], "it stays below the topics' `max.message.bytes`, so that a record that is too large fails alone"),
     (&["message.max.bytes"], "it follows `topics.max_message`"),
@@ -38,12 +42,6 @@ const OURS: [(&[&str], &str); 22] = [
     (&["interceptors"], "an interceptor could undo every promise"),
     (&["log.queue"], "librdkafka's log is read by the bridge"),
 ];
-
-/// Requests in hand on one connection, and its alias: order under retries holds up to five.
-const IN_FLIGHT: [&str; 2] = ["max.in.flight.requests.per.connection", "max.in.flight"];
-
-/// The most of [`IN_FLIGHT`] with which an idempotent producer keeps the order.
-const IN_FLIGHT_MAX: u32 = 5;
 
 /// Properties whose values are secrets, whatever their names look like.
 const SECRETS: [&str; 4] = ["sasl.oauthbearer.config", "sasl.jaas.config", "ssl.key.pem", "ssl_key"];
@@ -69,9 +67,6 @@ pub(super) fn plain(name: &str, value: &str) -> Option<String> {
     }
     if is_secret(name) {
         return Some("is a secret: write it into a file, and the path of the file into `kafka.secret_files`".to_owned());
-    }
-    if IN_FLIGHT.contains(&name) && value.parse::<u32>().is_ok_and(|count| count > IN_FLIGHT_MAX) {
-        return Some(format!("is at most {IN_FLIGHT_MAX}: with more in flight a retry publishes out of order"));
     }
     refusal(name, value)
 }
@@ -128,7 +123,6 @@ mod tests {
             ("client.id", "bridge"),
             ("linger.ms", "20"),
             ("compression.type", "zstd"),
-            ("max.in.flight", "5"),
             ("socket.timeout.ms", "5000"),
         ] {
             assert_eq!(plain(name, value), None, "{name}");
@@ -148,7 +142,7 @@ mod tests {
     #[test]
     fn every_property_of_ours_is_one_of_librdkafkas() {
         // `interceptors` and the mock's are hidden or cannot be set by text; the others must be spelt as librdkafka spells them.
-        for name in OURS.iter().flat_map(|(names, _)| *names).chain(&IN_FLIGHT) {
+        for name in OURS.iter().flat_map(|(names, _)| *names) {
             let result = set(name, "1");
             assert!(!matches!(result, Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..))), "{name}");
         }
@@ -180,8 +174,6 @@ mod tests {
             ("security.protokol", "SSL", "is no property of librdkafka's"),
             ("security.protocol", "TLS", "librdkafka does not take it"),
             ("socket.timeout.ms", "soon", "librdkafka does not take it"),
-            ("max.in.flight", "6", "at most 5"),
-            ("max.in.flight.requests.per.connection", "1000", "at most 5"),
             ("client.id", "a\0b", "NUL"),
         ] {
             let message = plain(name, value).unwrap_or_default();

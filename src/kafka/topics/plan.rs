@@ -223,7 +223,7 @@ pub fn apply(admin: &Admin, plan: &Plan, more: MorePartitions, mut told: impl Fn
     }
 }
 
-/// Makes a topic, and waits until it is seen with all its partitions, or as somebody quicker has made it.
+/// Makes a topic, and waits until it is seen: brokers show it with all its partitions at once, however many somebody quicker has given it.
 fn create(admin: &Admin, wanted: &Wanted) -> Result<(), Error> {
     match admin.create(&[wanted])?.into_iter().next().map(|made| made.outcome) {
         Some(Err(code)) => Err(Error::Refused { operation: "create the topic", code }),
