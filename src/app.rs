@@ -85,9 +85,10 @@ pub async fn run(mut config: Config, purpose: Purpose, started: impl FnOnce(Addr
     let operator = Listener::bind(&config.admin).map_err(Error::Admin)?;
     let settings = kafka::Settings::load(&config.kafka, &config.topics).map_err(Error::Kafka)?;
     let tokens = config.admin.token_file.as_deref().map(open_tokens).transpose()?;
-    // 3. Metrics, and the operator's side, so that a long recovery can be watched.
+    // 3. Metrics, where spans go, and the operator's side, so that a long recovery can be watched.
     let routing = Arc::new(Routing::new(&config.topics));
     let metrics = metrics(&routing, &settings)?;
+    let (tracer, exporter) = start_traces(&config, &metrics)?;
     let phase = Arc::new(Phase::default());
     let heartbeats = Heartbeats::new(config.admin.stall_max.get());
     let drain = Arc::new(Drain::new(&config, Clock::system(), metrics.bridge.clone()));
@@ -101,7 +102,6 @@ pub async fn run(mut config: Config, purpose: Purpose, started: impl FnOnce(Addr
         drain: tokens.map(|tokens| desk(tokens, &drain)),
     };
     let _admin = operator.serve(sources).map_err(Error::Admin)?;
-    let (tracer, exporter) = start_traces(&config, &metrics)?;
     // 4. The journal: recovery, then the threads that write it.
     let opened = tokio::select! {
         opened = open_journal(journal_settings(&config), &metrics) => opened?,

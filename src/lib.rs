@@ -3,7 +3,7 @@
 //! **A callback is answered with success only after it is durable**, and what is durable is published once Kafka takes it.
 //!
 //! The modules in the order of the data path:
-//! [`ingress`] → [`journal`] → [`forwarder`] → [`event`] → [`routing`] → [`kafka`].
+//! [`ingress`] → [`journal`] → [`forwarder`] → [`event`] → [`routing`] → [`kafka`]; [`traces`] goes along with it where spans are recorded.
 
 pub mod admin;
 pub mod app;
@@ -19,6 +19,7 @@ pub mod journal;
 pub mod kafka;
 pub mod log;
 pub mod metrics;
+mod pem;
 pub mod routing;
 pub mod simulate;
 pub mod traces;

@@ -5,7 +5,7 @@
 //! process: what the queue or the collector does not take is dropped and counted.
 //!
 //! Without `tracing.otlp_endpoint` there is no [`Tracer`], no thread and no queue; a request's context is then passed on as it came.
-//! Absent on purpose: spans of single steps, events, links and baggage; and anything in an attribute that a callback's body, query or path holds.
+//! Absent on purpose: spans of single steps, events, links and baggage; and anything in an attribute that a callback's body, query or path holds, but for app and command.
 
 pub mod context;
 
@@ -19,9 +19,9 @@ mod span;
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 
-pub use exporter::{Error, Exporter, start};
+pub use exporter::{Error, Exporter, check, start};
 pub use request::{RequestSpan, Served};
 pub use send::{Destination, Publications, Report, Sending};
 pub use span::Outcome;
@@ -68,9 +68,12 @@ impl Tracer {
     }
 
     fn record(&self, span: Span) {
-        if self.0.queue.try_send(span).is_err() {
-            self.0.metrics.dropped(metrics::SpanLoss::QueueFull).inc();
-        }
+        let loss = match self.0.queue.try_send(span) {
+            Ok(()) => return,
+            Err(TrySendError::Full(_)) => metrics::SpanLoss::QueueFull,
+            Err(TrySendError::Closed(_)) => metrics::SpanLoss::Stopped,
+        };
+        self.0.metrics.dropped(loss).inc();
     }
 }
 
@@ -127,6 +130,9 @@ mod tests {
         }
         assert_eq!(metrics.dropped(metrics::SpanLoss::QueueFull).get(), 2);
         assert!(spans.try_recv().is_ok() && spans.try_recv().is_err());
+        drop(spans);
+        tracer.request(None, Timestamp::default()).end(&Served { status: 200, outcome: Outcome::Accepted, error: None });
+        assert_eq!(metrics.dropped(metrics::SpanLoss::Stopped).get(), 1, "nobody sends any more");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::output::{self, Format};
 use super::{Exit, Failure, Global, counted, known, print};
 use crate::config::{self, Problem, Warning};
-use crate::{ingress, log};
+use crate::{ingress, log, traces};
 
 /// Read the configuration and print every problem with its dotted key; exit code 78 if there is one.
 ///
@@ -24,7 +24,8 @@ impl Check {
     pub(super) fn run(self, global: &Global) -> Result<(), Failure> {
         let (problems, warnings, failure) = match global.load_for_serve() {
             Ok(config) => {
-                let problems: Vec<_> = config.http.tls.as_ref().and_then(no_tls).into_iter().collect();
+                let problems: Vec<_> =
+                    [config.http.tls.as_ref().and_then(no_tls), no_traces(&config.tracing)].into_iter().flatten().collect();
                 let failure = problems.first().map(|_| Failure::new(Exit::Configuration, "the configuration has a problem".to_owned()));
                 (problems, config::warnings(&config, &known()), failure)
             }
@@ -45,6 +46,12 @@ impl Check {
 fn no_tls(files: &config::Tls) -> Option<Problem> {
     let problem = ingress::Tls::open(files).err()?;
     Some(Problem { key: "http.tls".to_owned(), message: format!("failed to {}", log::with_causes(&problem)), origin: None })
+}
+
+/// What is wrong with the files of `[tracing]`, each of which is there.
+fn no_traces(config: &config::Tracing) -> Option<Problem> {
+    let problem = traces::check(config).err()?;
+    Some(Problem { key: "tracing".to_owned(), message: format!("failed to {}", log::with_causes(&problem)), origin: None })
 }
 
 /// One line each.

@@ -40,8 +40,8 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const POST: HeaderValue = HeaderValue::from_static("POST");
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 const ONE_SECOND: HeaderValue = HeaderValue::from_static("1");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+const TRACEPARENT: HeaderName = HeaderName::from_static(crate::event::TRACEPARENT);
+const TRACESTATE: HeaderName = HeaderName::from_static(crate::event::TRACESTATE);
 
 /// What all handlers share: read from the configuration once.
 pub(super) struct Policy {

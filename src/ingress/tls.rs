@@ -22,6 +22,7 @@ use x509_cert::der::Decode;
 
 use crate::config;
 use crate::metrics;
+use crate::pem::fault;
 
 /// The largest file: a chain, or the authorities of all clients. More is a file of something else.
 const FILE_MAX_BYTES: u64 = 1024 * 1024;
@@ -49,15 +50,14 @@ pub enum Problem {
         path: PathBuf,
     },
     /// What stands in a file is not what belongs there, in PEM (RFC 7468).
-    #[error("find {what} in {}", path.display())]
+    #[error("find {what} in {}: {why}", path.display())]
     Pem {
         /// What belongs there.
         what: &'static str,
         /// The file.
         path: PathBuf,
-        /// What is wrong; `None` where there is none of it.
-        #[source]
-        source: Option<pem::Error>,
+        /// What is wrong.
+        why: &'static str,
     },
     /// The private key has a password, and nobody to enter it.
     #[error("use the private key in {}: it is encrypted, and there is nobody to enter its password", path.display())]
@@ -224,9 +224,9 @@ fn read(path: &Path) -> Result<Vec<u8>, Problem> {
 }
 
 fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Problem> {
-    let missing = |source| Problem::Pem { what: "a certificate", path: path.to_owned(), source };
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|error| missing(Some(error)))?;
-    if chain.is_empty() { Err(missing(None)) } else { Ok(chain) }
+    let wrong = |error| Problem::Pem { what: "a certificate", path: path.to_owned(), why: fault(&error) };
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(wrong)?;
+    if chain.is_empty() { Err(wrong(pem::Error::NoItemsFound)) } else { Ok(chain) }
 }
 
 fn private_key(path: &Path, pem: &[u8]) -> Result<PrivateKeyDer<'static>, Problem> {
@@ -234,7 +234,7 @@ fn private_key(path: &Path, pem: &[u8]) -> Result<PrivateKeyDer<'static>, Proble
     if [&b" ENCRYPTED"[..], b",ENCRYPTED"].into_iter().any(|mark| pem.windows(mark.len()).any(|bytes| bytes == mark)) {
         return Err(Problem::Encrypted { path: path.to_owned() });
     }
-    PrivateKeyDer::from_pem_slice(pem).map_err(|error| Problem::Pem { what: "a private key", path: path.to_owned(), source: Some(error) })
+    PrivateKeyDer::from_pem_slice(pem).map_err(|error| Problem::Pem { what: "a private key", path: path.to_owned(), why: fault(&error) })
 }
 
 /// When a certificate ends, seconds since 1970.

@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_to_a_lane_that_has_ended_is_woken_without_its_driver() {
+    fn what_is_given_to_a_mailbox_that_has_ended_is_woken_without_its_driver() {
         let mailbox = Mailbox::default();
         mailbox.end();
         let driver = Waker::noop();

@@ -11,7 +11,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue, TE, USER_AGENT};
-use hyper::{Method, Request, Response, StatusCode, Uri};
+use hyper::{Method, Request, Response, Uri};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -46,6 +46,15 @@ pub(super) enum Failure {
 }
 
 impl Failure {
+    /// What an operator would act on, in a word.
+    pub(super) const fn kind(&self) -> &'static str {
+        match self {
+            Self::Unreachable(_) | Self::TimedOut => "unreachable",
+            Self::Busy(_) => "busy",
+            Self::Refused(_) => "refused",
+        }
+    }
+
     /// Whether the same batch may be taken later (OTLP 1.x, "Failures").
     pub(super) const fn is_passing(&self) -> bool {
         match self {
@@ -223,14 +232,15 @@ impl Connection {
 
 async fn read(protocol: OtlpProtocol, response: Response<Incoming>) -> Result<u64, Failure> {
     let (head, body) = response.into_parts();
+    // Of gRPC's answers too: another status is of a proxy between us and the collector. The status is enough, whatever the page says.
+    if !head.status.is_success() {
+        return Err(Status::Http(head.status.as_u16()).failure());
+    }
     let answer = Limited::new(body, ANSWER_MAX_BYTES).collect().await.map_err(Failure::Unreachable)?;
     let trailers = answer.trailers().cloned().unwrap_or_default();
     let body = answer.to_bytes();
     match protocol {
-        OtlpProtocol::Http if head.status.is_success() => Ok(batch::rejected(&body)),
-        OtlpProtocol::Http => Err(Status::Http(head.status.as_u16()).failure()),
-        // What is no gRPC is between us and the collector: a proxy.
-        OtlpProtocol::Grpc if head.status != StatusCode::OK => Err(Status::Http(head.status.as_u16()).failure()),
+        OtlpProtocol::Http => Ok(batch::rejected(&body)),
         OtlpProtocol::Grpc => {
             // An answer of trailers alone has them as its headers.
             let status = trailers.get("grpc-status").or_else(|| head.headers.get("grpc-status"));
@@ -240,5 +250,25 @@ async fn read(protocol: OtlpProtocol, response: Response<Incoming>) -> Result<u6
                 None => Err(Status::None.failure()),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_taken_later_is_told_from_what_is_not_taken() {
+        let passing = [429, 502, 503, 504].map(Status::Http).into_iter().chain([1, 4, 10, 11, 14, 15].map(Status::Grpc));
+        for status in passing {
+            assert!(status.failure().is_passing(), "{status}");
+            assert_eq!(status.failure().kind(), "busy");
+        }
+        let refused = [400, 401, 403, 404, 413, 500].map(Status::Http).into_iter().chain([2, 3, 5, 7, 8, 12, 13, 16].map(Status::Grpc));
+        for status in refused.chain([Status::None]) {
+            assert!(!status.failure().is_passing(), "{status}");
+            assert_eq!(status.failure().kind(), "refused");
+        }
+        assert!(Failure::TimedOut.is_passing() && Failure::Unreachable("gone".into()).is_passing());
     }
 }

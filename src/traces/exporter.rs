@@ -25,6 +25,7 @@ use super::span::Span;
 use crate::config::{self, Endpoint, OtlpProtocol, Security};
 use crate::log;
 use crate::metrics::{self, SpanLoss};
+use crate::pem::fault;
 
 /// Spans in a batch: some 150 KB.
 const BATCH_MAX: usize = 512;
@@ -55,13 +56,12 @@ pub enum Error {
     #[error("use tracing.headers_file")]
     Headers(#[from] headers::Problem),
     /// The file of authorities cannot be read, or holds none.
-    #[error("find certificates in {}, the file of tracing.ca_file", path.display())]
+    #[error("find certificates in {}, the file of tracing.ca_file: {why}", path.display())]
     Authorities {
         /// The file.
         path: PathBuf,
-        /// What is wrong; `None` where there is none in it.
-        #[source]
-        source: Option<pem::Error>,
+        /// What is wrong.
+        why: &'static str,
     },
     /// TLS cannot be set up.
     #[error("set up TLS")]
@@ -78,17 +78,32 @@ pub struct Exporter {
     stop: watch::Sender<Option<Instant>>,
 }
 
+/// Looks at all that the configuration names, as a start would.
+///
+/// # Errors
+/// See [`Error`].
+pub fn check(config: &config::Tracing) -> Result<(), Error> {
+    let Some(url) = &config.otlp_endpoint else { return Ok(()) };
+    way_to(url, config).map(drop)
+}
+
+/// Where spans go, and what stands in the files for it.
+fn way_to(url: &str, config: &config::Tracing) -> Result<(Endpoint, Option<Arc<ClientConfig>>, Headers), Error> {
+    let endpoint = Endpoint::parse(url).map_err(Error::Endpoint)?;
+    let tls = match endpoint.security {
+        Security::Plain => None,
+        Security::Tls => Some(Arc::new(tls(config)?)),
+    };
+    Ok((endpoint, tls, Headers::open(config.headers_file.as_deref())?))
+}
+
 /// Starts to record spans, where the configuration has a collector for them.
 ///
 /// # Errors
 /// See [`Error`]. That the collector is not there is none.
 pub fn start(config: &config::Tracing, instance: String, metrics: &metrics::Traces) -> Result<Option<(Tracer, Exporter)>, Error> {
     let Some(url) = &config.otlp_endpoint else { return Ok(None) };
-    let endpoint = Endpoint::parse(url).map_err(Error::Endpoint)?;
-    let tls = match endpoint.security {
-        Security::Plain => None,
-        Security::Tls => Some(Arc::new(tls(config)?)),
-    };
+    let (endpoint, tls, headers) = way_to(url, config)?;
     let (queue, spans) = mpsc::channel(usize::try_from(config.queue_max).unwrap_or(usize::MAX).max(1));
     let (stop, stopped) = watch::channel(None);
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -96,12 +111,13 @@ pub fn start(config: &config::Tracing, instance: String, metrics: &metrics::Trac
         spans,
         batch: Vec::with_capacity(BATCH_MAX),
         collector: Collector::new(endpoint, config.otlp_protocol, tls),
-        headers: Headers::open(config.headers_file.as_deref())?,
+        headers,
         resource: Resource { service: config.service_name.clone(), instance, host: (!host.is_empty()).then_some(host) },
         timeout: config.otlp_timeout.get(),
         metrics: metrics.clone(),
         stop: stopped,
-        failing: false,
+        said: None,
+        told_partial: false,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Thread)?;
     thread::Builder::new()
@@ -117,13 +133,13 @@ pub fn start(config: &config::Tracing, instance: String, metrics: &metrics::Trac
 }
 
 fn tls(config: &config::Tracing) -> Result<ClientConfig, Error> {
-    let fail = |source| Error::Authorities { path: config.ca_file.clone(), source };
-    let certificates = CertificateDer::pem_file_iter(&config.ca_file).map_err(|error| fail(Some(error)))?;
+    let fail = |error| Error::Authorities { path: config.ca_file.clone(), why: fault(&error) };
+    let certificates = CertificateDer::pem_file_iter(&config.ca_file).map_err(fail)?;
     let mut roots = RootCertStore::empty();
     // A system's list may hold one that rustls does not take.
-    roots.add_parsable_certificates(certificates.collect::<Result<Vec<_>, _>>().map_err(|error| fail(Some(error)))?);
+    roots.add_parsable_certificates(certificates.collect::<Result<Vec<_>, _>>().map_err(fail)?);
     if roots.is_empty() {
-        return Err(fail(None));
+        return Err(fail(pem::Error::NoItemsFound));
     }
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
     let builder = builder.with_safe_default_protocol_versions().map_err(Error::Tls)?;
@@ -156,8 +172,10 @@ struct Worker {
     metrics: metrics::Traces,
     /// The deadline of a stop, once there is one.
     stop: watch::Receiver<Option<Instant>>,
-    /// The collector did not take the last batch, and that was said.
-    failing: bool,
+    /// Why the collector did not take the last batch, as it was said.
+    said: Option<&'static str>,
+    /// That it rejects some spans of a batch was said.
+    told_partial: bool,
 }
 
 impl Worker {
@@ -176,11 +194,6 @@ impl Worker {
         tokio::select! {
             () = self.forward() => {}
             () = overdue => {}
-        }
-        let lost = self.batch.len() + self.spans.len();
-        if lost > 0 {
-            self.count(SpanLoss::Stopped, lost);
-            tracing::info!(spans = lost, "some spans were not sent before the end");
         }
     }
 
@@ -253,24 +266,39 @@ impl Worker {
     }
 
     fn taken(&mut self, rejected: u64) {
-        if std::mem::take(&mut self.failing) {
+        if self.said.take().is_some() {
             tracing::info!("the collector takes spans again");
         }
         let sent = u64::try_from(self.batch.len()).unwrap_or(u64::MAX);
         let rejected = rejected.min(sent);
+        if rejected > 0 && !std::mem::replace(&mut self.told_partial, true) {
+            tracing::warn!(spans = rejected, "the collector takes some spans of a batch and rejects others; those are counted");
+        }
         self.metrics.exported.inc_by(sent - rejected);
         self.metrics.dropped(SpanLoss::Rejected).inc_by(rejected);
         self.batch.clear();
     }
 
-    /// Says once that the collector does not take spans.
+    /// Says that the collector does not take spans, once for each kind of reason.
     fn tell(&mut self, failure: &Failure) {
-        if !std::mem::replace(&mut self.failing, true) {
+        if self.said.replace(failure.kind()) != Some(failure.kind()) {
             tracing::warn!(error = %log::with_causes(failure), "spans cannot be sent; those that wait too long are dropped and counted");
         }
     }
 
     fn count(&self, loss: SpanLoss, spans: usize) {
         self.metrics.dropped(loss).inc_by(u64::try_from(spans).unwrap_or(u64::MAX));
+    }
+}
+
+impl Drop for Worker {
+    /// However the thread ends.
+    fn drop(&mut self) {
+        self.spans.close();
+        let lost = self.batch.len() + self.spans.len();
+        if lost > 0 {
+            self.count(SpanLoss::Stopped, lost);
+            tracing::info!(spans = lost, "some spans were not sent before the end");
+        }
     }
 }

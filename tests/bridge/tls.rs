@@ -232,6 +232,13 @@ fn files_that_are_of_no_use_are_told_before_anything_begins() {
     let locked = dir.path().join("locked.key");
     let lock = ["pkcs8", "-topk8", "-passout", "pass:secret", "-in"];
     assert!(Command::new("openssl").args(lock).arg(&one.key).arg("-out").arg(&locked).status().unwrap().success());
+    // Line ends that a copy by hand has lost: the whole key is one line then.
+    let key = fs::read_to_string(&one.key).unwrap();
+    let body: String = key.lines().filter(|line| !line.starts_with('-')).collect();
+    let (joined, quoted) = (dir.path().join("joined.key"), dir.path().join("quoted.key"));
+    fs::write(&joined, key.replace('\n', " ")).unwrap();
+    fs::write(&quoted, key.replace('\n', "\\n")).unwrap();
+    let bytes = |text: &str| text.bytes().map(|byte| byte.to_string()).collect::<Vec<_>>().join(", ");
     let large = dir.path().join("large");
     fs::write(&large, "#".repeat(1024 * 1024 + 1)).unwrap();
     for (certificate, key, said) in [
@@ -239,6 +246,8 @@ fn files_that_are_of_no_use_are_told_before_anything_begins() {
         (&one.key, &one.key, "find a certificate in"),
         (&one.certificate, &one.certificate, "find a private key in"),
         (&text, &one.key, "find a certificate in"),
+        (&one.certificate, &joined, "are its line ends lost?"),
+        (&one.certificate, &quoted, "are its line ends lost?"),
         (&one.certificate, &locked, "it is encrypted"),
         (&large, &one.key, "larger than 1048576 bytes"),
         (&missing, &one.key, "http.tls.certificate"),
@@ -251,6 +260,8 @@ fn files_that_are_of_no_use_are_told_before_anything_begins() {
         assert!(checked_text.contains(said), "{said}: {checked_text}");
         let log = Bridge::spawn(site.command()).ended_with(78, PATIENCE);
         assert!(log.contains(said), "{said}: {log}");
-        assert!(!log.contains("PRIVATE KEY"), "{log}");
+        for secret in ["PRIVATE KEY", &body[..16], &bytes(&body[..16])] {
+            assert!(!log.contains(secret) && !checked_text.contains(secret), "{secret}: {checked_text}{log}");
+        }
     }
 }

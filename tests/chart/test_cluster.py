@@ -15,6 +15,8 @@ NAME = "bridge-chat-bridge"
 GROUPS = {
     "v1": {"Secret": "secrets", "Service": "services", "ConfigMap": "configmaps", "ServiceAccount": "serviceaccounts", "Pod": "pods"},
     "apps/v1": {"StatefulSet": "statefulsets"},
+    "batch/v1": {"Job": "jobs"},
+    "autoscaling/v2": {"HorizontalPodAutoscaler": "horizontalpodautoscalers"},
     "policy/v1": {"PodDisruptionBudget": "poddisruptionbudgets"},
     "networking.k8s.io/v1": {"NetworkPolicy": "networkpolicies", "Ingress": "ingresses"},
     "monitoring.coreos.com/v1": {"ServiceMonitor": "servicemonitors", "PrometheusRule": "prometheusrules"},
@@ -57,8 +59,8 @@ class Cluster:
         }))
 
     def answer(self, path):
-        groups = [{"name": name, "versions": [{"groupVersion": f"{name}/v1", "version": "v1"}], "preferredVersion": {"groupVersion": f"{name}/v1", "version": "v1"}}
-                  for name in (group.removesuffix("/v1") for group in GROUPS if "/" in group)]
+        version = lambda group: {"groupVersion": group, "version": group.split("/")[1]}
+        groups = [{"name": group.split("/")[0], "versions": [version(group)], "preferredVersion": version(group)} for group in GROUPS if "/" in group]
         fixed = {
             "/version": {"major": "1", "minor": "34", "gitVersion": "v1.34.0"},
             "/api": {"kind": "APIVersions", "versions": ["v1"]},
@@ -73,6 +75,10 @@ class Cluster:
         owner = {"labels": {"app.kubernetes.io/managed-by": "Helm"}, "annotations": {"meta.helm.sh/release-name": "bridge", "meta.helm.sh/release-namespace": "chat"}}
         metadata = {"name": NAME, "namespace": "chat"} | owner
         self.objects[f"/apis/apps/v1/namespaces/chat/statefulsets/{NAME}"] = {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": metadata, "spec": spec}
+
+    def has_pods(self, *names):
+        pods = [{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "chat"}} for name in names]
+        self.objects["/api/v1/namespaces/chat/pods"] = {"apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": pods}
 
     def holds(self, secret, **data):
         encoded = {key: base64.b64encode(value.encode()).decode() for key, value in data.items()}
@@ -101,6 +107,45 @@ def test_fewer_instances_than_run_are_refused(chart, cluster, helm):
         assert done.code == 0, done.err
     cluster.runs(2)
     assert template(chart, cluster, helm, MINIMAL).code == 0
+
+
+SCALING = ("--set", "hpa.enabled=true", "--set", "resources.requests.cpu=1")
+
+
+@pytest.mark.parametrize("helm", HELMS)
+def test_the_autoscalers_number_is_kept(chart, cluster, helm):
+    def replicas(*more):
+        done = template(chart, cluster, helm, MINIMAL, *SCALING, *more)
+        assert done.code == 0, done.err
+        return the(done.objects, "StatefulSet")["spec"].get("replicas")
+
+    assert replicas() is None, "nothing runs yet"
+    # Where it is switched on, too: without a number the API server would set 1.
+    cluster.runs(5)
+    assert replicas() == 5
+    cluster.runs(1)
+    assert replicas() == 2, "the fewest"
+    cluster.runs(5)
+    done = template(chart, cluster, helm, MINIMAL, *SCALING, "--set", "hpa.maxReplicas=4")
+    assert done.code != 0 and "hpa.maxReplicas: 4 is less than the 5 that run" in done.err
+    assert replicas("--set", "hpa.maxReplicas=4,allowScaleIn=true") == 4
+
+
+@pytest.mark.parametrize("helm", HELMS)
+def test_pods_whose_statefulset_was_deleted_still_count(chart, cluster, helm):
+    cluster.has_pods(f"{NAME}-0", f"{NAME}-2", f"{NAME}-drain-7", "other-9")
+    done = template(chart, cluster, helm, MINIMAL)
+    assert done.code != 0 and "replicas: 2 is less than the 3 that run" in done.err
+    done = template(chart, cluster, helm, MINIMAL, *SCALING)
+    assert done.code == 0 and the(done.objects, "StatefulSet")["spec"]["replicas"] == 3, done.err
+
+
+@pytest.mark.parametrize("helm", HELMS)
+def test_an_instance_that_the_autoscaler_has_not_made_can_be_drained(chart, cluster, helm):
+    cluster.runs(3)
+    assert template(chart, cluster, helm, MINIMAL, *SCALING, "--set", "drainJob.instance=3").code == 0
+    done = template(chart, cluster, helm, MINIMAL, *SCALING, "--set", "drainJob.instance=2")
+    assert done.code != 0 and "drainJob.instance: 2 is one of the instances that run (0 to 2)" in done.err
 
 
 @pytest.mark.parametrize("helm", HELMS)

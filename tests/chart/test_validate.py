@@ -62,6 +62,7 @@ REFUSED = [
     ("most below fewest", {"hpa": {"enabled": True, "minReplicas": 3, "maxReplicas": 2}, "resources": {"requests": {"cpu": 1}}}, "hpa.maxReplicas: is less than hpa.minReplicas", {"hpa": {"enabled": True, "minReplicas": 2, "maxReplicas": 2}, "resources": {"requests": {"cpu": 1}}}),
     ("all may be evicted", {"podDisruptionBudget": {"maxUnavailable": 2}}, "podDisruptionBudget.maxUnavailable: 2 lets all 2 instances go at once", {"podDisruptionBudget": {"maxUnavailable": 2}, "replicas": 3}),
     ("all of them in percent", {"updateStrategy": {"rollingUpdate": {"maxUnavailable": "100%"}}}, "updateStrategy.rollingUpdate.maxUnavailable: 100% lets all 2 instances", {"updateStrategy": {"rollingUpdate": {"maxUnavailable": 1}}}),
+    ("a budget in percent, rounded up", {"podDisruptionBudget": {"maxUnavailable": "60%"}}, "podDisruptionBudget.maxUnavailable: 60% lets all 2", {"podDisruptionBudget": {"maxUnavailable": "50%"}}),
     ("all of the fewest", {"podDisruptionBudget": {"maxUnavailable": 3}, "replicas": 9, "hpa": {"enabled": True, "minReplicas": 3}, "resources": {"requests": {"cpu": 1}}}, "maxUnavailable: 3 lets all 3", None),
     ("a share of nothing", {"hpa": {"enabled": True}}, "hpa.targetCPUUtilizationPercentage: is a share of resources.requests.cpu", None),
     ("nothing to scale by", {"hpa": {"enabled": True, "targetCPUUtilizationPercentage": None}}, "hpa.metrics: nothing to scale by", None),

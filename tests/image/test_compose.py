@@ -100,9 +100,10 @@ def seconds(text):
 
 
 def test_a_stop_leaves_the_time_to_drain(inside, compose):
-    shutdown = json.loads(inside("bridge", "config", "dump", "--format=json").stdout)["shutdown"]
+    config = json.loads(inside("bridge", "config", "dump", "--format=json").stdout)
+    parts = [("shutdown", "lame_duck"), ("http", "body_timeout"), ("journal", "answer_max"), ("shutdown", "drain_max")]
     grace = seconds(compose.services["bridge"]["stop_grace_period"])
-    assert grace >= seconds(shutdown["lame_duck"]) + seconds(shutdown["drain_max"]) + 10
+    assert grace >= sum(seconds(config[section][key]) for section, key in parts) + 10
 
 
 def test_tokens_can_be_read_by_the_images_user(compose):

@@ -159,6 +159,28 @@ annotations:
 {{- end }}
 {{- end }}
 
+{{/*
+How many instances run, as far as the cluster tells: what the StatefulSet asks for, or where it was deleted without its pods, the highest of their numbers and those below. 0 where none runs, and
+where there is no cluster to ask.
+*/}}
+{{- define "chat-bridge.liveReplicas" -}}
+{{- $namespace := include "chat-bridge.namespace" . -}}
+{{- $prefix := printf "%s-" (include "chat-bridge.fullname" .) -}}
+{{- $live := lookup "apps/v1" "StatefulSet" $namespace (include "chat-bridge.fullname" .) -}}
+{{- $count := 0 -}}
+{{- if $live -}}
+{{- $count = dig "spec" "replicas" 1 $live | int -}}
+{{- else -}}
+{{- range default list (lookup "v1" "Pod" $namespace "").items -}}
+{{- $number := trimPrefix $prefix .metadata.name -}}
+{{- if and (hasPrefix $prefix .metadata.name) (regexMatch "^[0-9]+$" $number) -}}
+{{- $count = max $count (sub (add1 (int $number)) (int $.Values.ordinalsStart)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $count -}}
+{{- end }}
+
 {{/* The highest number that an instance of this release can have. */}}
 {{- define "chat-bridge.lastInstance" -}}
 {{- $count := .Values.replicas -}}

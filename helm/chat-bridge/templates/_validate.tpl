@@ -191,7 +191,13 @@ hpa.targetCPUUtilizationPercentage: is a share of resources.requests.cpu, which 
 {{- $away := dict "podDisruptionBudget.maxUnavailable" (ternary .Values.podDisruptionBudget.maxUnavailable 1 .Values.podDisruptionBudget.enabled) }}
 {{- $_ := set $away "updateStrategy.rollingUpdate.maxUnavailable" (dig "rollingUpdate" "maxUnavailable" 1 .Values.updateStrategy) }}
 {{- range $key, $count := $away }}
-{{- if and (gt $fewest 1) (or (eq (toString $count) "100%") (and (not (kindIs "string" $count)) (ge (int $count) $fewest))) }}
+{{- $gone := int $count }}
+{{- if hasSuffix "%" (toString $count) }}
+{{- /* Kubernetes rounds the budget up, and the strategy down. */}}
+{{- $hundredths := mul (trimSuffix "%" $count | int) $fewest }}
+{{- $gone = div (ternary (add $hundredths 99) $hundredths (hasPrefix "podDisruptionBudget" $key)) 100 | int }}
+{{- end }}
+{{- if and (gt $fewest 1) (ge $gone $fewest) }}
 {{ $key }}: {{ $count }} lets all {{ $fewest }} instances go at once, and callbacks of that time are lost
 {{- end }}
 {{- end }}
@@ -205,8 +211,13 @@ config.kafka.delivery: instance {{ $last }} needs more than the {{ $partitions }
 {{- $instance := .Values.drainJob.instance }}
 {{- if not (kindIs "invalid" $instance) }}
 {{- $first := int .Values.ordinalsStart }}
-{{- if and (ge (int $instance) $first) (le (int $instance) $last) }}
-drainJob.instance: {{ $instance }} is one of the instances that run ({{ $first }} to {{ $last }}), and its pod holds the journal
+{{- $running := $last }}
+{{- if $hpa.enabled }}
+{{- /* The autoscaler may make it again; its pod then waits for the volume until the Job has ended. */}}
+{{- $running = sub (add $first (max (include "chat-bridge.liveReplicas" . | int) (int $hpa.minReplicas))) 1 }}
+{{- end }}
+{{- if and (ge (int $instance) $first) (le (int $instance) (int $running)) }}
+drainJob.instance: {{ $instance }} is one of the instances that run ({{ $first }} to {{ $running }}), and its pod holds the journal
 {{- end }}
 {{- if not .Values.persistence.enabled }}
 drainJob.instance: without persistence there is no volume to drain
@@ -214,11 +225,10 @@ drainJob.instance: without persistence there is no volume to drain
 {{- end }}
 {{- if not .Values.allowScaleIn }}
 {{- $live := lookup "apps/v1" "StatefulSet" (include "chat-bridge.namespace" .) (include "chat-bridge.fullname" .) }}
-{{- if and $live (not $hpa.enabled) }}
-{{- $now := dig "spec" "replicas" 1 $live | int }}
-{{- if lt (int .Values.replicas) $now }}
-replicas: {{ .Values.replicas }} is less than the {{ $now }} that run, and the instances that go keep in their volumes what they have not published: drain them first ("Scaling in" of the chart's README; set allowScaleIn=true once it is done)
-{{- end }}
+{{- $now := include "chat-bridge.liveReplicas" . | int }}
+{{- $most := ternary $hpa.maxReplicas .Values.replicas $hpa.enabled | int }}
+{{- if lt $most $now }}
+{{ ternary "hpa.maxReplicas" "replicas" $hpa.enabled }}: {{ $most }} is less than the {{ $now }} that run, and the instances that go keep in their volumes what they have not published: drain them first ("Scaling in" of the chart's README; set allowScaleIn=true once it is done)
 {{- end }}
 {{- if and $live (ne (dig "spec" "ordinals" "start" 0 $live | int) (int .Values.ordinalsStart)) }}
 ordinalsStart: differs from that of the instances that run, so some of them would go without having been drained (set allowScaleIn=true once they are)

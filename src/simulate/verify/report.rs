@@ -140,7 +140,7 @@ impl fmt::Display for Report {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(out, "run               {}", self.run)?;
         writeln!(out, "acknowledged      {}, {} of them found", self.acknowledged, self.acknowledged_found)?;
-        writeln!(out, "unanswered        {}, {} of them found: either is right", self.unknown, self.unknown_found)?;
+        writeln!(out, "unknown           {}, {} of them found: not answered, so either is right", self.unknown, self.unknown_found)?;
         writeln!(out, "refused           {}", self.refused)?;
         writeln!(out, "records           {}, {} of them repetitions, {} dead letters", self.records, self.repetitions, self.dead_letters)?;
         writeln!(out, "other records     {}, and {} unreadable", self.others, self.unreadable)?;
