@@ -376,7 +376,72 @@ pub(super) fn log(settings: &Settings, level: RDKafkaLogLevel, facility: &str, m
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+    use std::time::Instant;
+
+    use rdkafka::consumer::{BaseConsumer, Consumer as _};
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::DefaultProducerContext;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+    use rdkafka::{Offset, TopicPartitionList};
+
     use super::*;
+    use crate::config;
+    use crate::metrics::{Labels, Metrics};
+
+    /// The embedded cluster takes any sequence number, as a broker does that knows nothing of the producer.
+    #[test]
+    fn a_batch_that_was_refused_is_not_taken_for_delivered_because_the_next_one_was() {
+        const MESSAGES: u64 = 20;
+        const TOPIC: &str = "chat.group-full";
+        let cluster: MockCluster<'static, DefaultProducerContext> = MockCluster::new(1).unwrap();
+        cluster.create_topic(TOPIC, 1, 1).unwrap();
+        let properties = [("batch.num.messages", "1"), ("linger.ms", "1")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let bootstrap_servers = cluster.bootstrap_servers();
+        let kafka = config::Kafka { bootstrap_servers, properties: properties.into(), ..config::Kafka::default() };
+        let settings = Settings::load(&kafka, &config::Topics::default()).unwrap();
+        let (wake, woken) = mpsc::channel();
+        let reports = Reports::new(move || {
+            let _nobody_waits_any_more = wake.send(());
+        });
+        let metrics = Metrics::new(&Labels { kafka_errors: &crate::kafka::ERROR_KINDS, ..Labels::default() }).unwrap().kafka;
+        let producer = Producer::new(&settings, reports.clone(), Status::new(metrics.clone()), metrics).unwrap();
+        let deadline = Instant::now() + Duration::from_mins(1);
+        let left = || deadline.saturating_duration_since(Instant::now());
+        let send = |number: u64| {
+            let no_headers: &[(&str, &str)] = &[];
+            producer.send(TOPIC, Some(b"k"), number.to_string().as_bytes(), no_headers, number).unwrap();
+        };
+        let mut reported = Vec::new();
+        let mut wait_for = |count: u64| {
+            while u64::try_from(reported.len()).unwrap() < count {
+                woken.recv_timeout(left()).unwrap();
+                reports.drain(&mut reported);
+            }
+        };
+        send(0);
+        wait_for(1);
+        // From now on so slow that the next request is sent while the one before is under way, if it may be.
+        cluster.broker_round_trip_time(1, Duration::from_millis(100)).unwrap();
+        cluster.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION]);
+        (1..MESSAGES).for_each(send);
+        wait_for(MESSAGES);
+        assert!(reported.iter().all(|report| report.verdict == Verdict::Delivered), "{reported:?}");
+
+        let consumer: BaseConsumer = settings.reader().create().unwrap();
+        let mut place = TopicPartitionList::new();
+        place.add_partition_offset(TOPIC, 0, Offset::Beginning).unwrap();
+        consumer.assign(&place).unwrap();
+        let (_, end) = consumer.fetch_watermarks(TOPIC, 0, left()).unwrap();
+        let mut values = Vec::new();
+        let mut next = 0;
+        while next < end {
+            let message = consumer.poll(left()).unwrap().unwrap();
+            next = message.offset() + 1;
+            values.push(std::str::from_utf8(message.payload().unwrap()).unwrap().parse::<u64>().unwrap());
+        }
+        assert_eq!(values, (0..MESSAGES).collect::<Vec<_>>());
+    }
 
     #[test]
     fn of_two_equal_errors_in_a_row_the_second_is_an_echo() {
