@@ -1,7 +1,7 @@
 //! The headers that a collector is sent, from a file: its token stands there, and changes.
 
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
@@ -74,10 +74,12 @@ impl Headers {
 
 fn read(path: &Path) -> Result<HeaderMap, Problem> {
     let fail = |source| Problem::Read { path: path.to_owned(), source };
-    if fs::metadata(path).map_err(fail)?.len() > FILE_MAX_BYTES {
+    let mut text = String::new();
+    // Not by its length: a pipe has none.
+    let length = File::open(path).and_then(|file| file.take(FILE_MAX_BYTES + 1).read_to_string(&mut text)).map_err(fail)?;
+    if u64::try_from(length).is_ok_and(|length| length > FILE_MAX_BYTES) {
         return Err(Problem::TooLarge { path: path.to_owned() });
     }
-    let text = fs::read_to_string(path).map_err(fail)?;
     let mut headers = HeaderMap::new();
     for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let (name, value) = header(line).ok_or_else(|| Problem::Line { path: path.to_owned(), line: index + 1 })?;
@@ -95,7 +97,22 @@ fn header(line: &str) -> Option<(HeaderName, HeaderValue)> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+
+    #[test]
+    fn a_file_that_is_too_large_is_refused_whatever_length_it_tells() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("headers");
+        let line = "name: value\n";
+        fs::write(&path, line.repeat(65_536 / line.len())).unwrap();
+        assert!(Headers::open(Some(&path)).is_ok());
+        fs::write(&path, "\n".repeat(65_537)).unwrap();
+        assert!(matches!(Headers::open(Some(&path)), Err(Problem::TooLarge { .. })));
+        // It has no end, and no length.
+        assert!(matches!(Headers::open(Some(Path::new("/dev/zero"))), Err(Problem::TooLarge { .. })));
+    }
 
     #[test]
     fn headers_are_read_again_and_the_last_good_ones_stay() {
