@@ -20,6 +20,7 @@ pub mod kafka;
 pub mod log;
 pub mod metrics;
 mod pem;
+mod reload;
 pub mod routing;
 pub mod simulate;
 pub mod traces;

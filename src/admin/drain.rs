@@ -4,10 +4,9 @@
 //! rotating. The file is read with each request, of which there are few; the last good tokens outlive a file that is gone or empty.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use hyper::header::HeaderValue;
 use serde::Serialize;
@@ -15,8 +14,9 @@ use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
 use crate::clock::Timestamp;
+use crate::reload::{Reloaded, read_limited};
 
-/// The most that is read of the file.
+/// The largest tokens file: more is a file of something else.
 const FILE_MAX_BYTES: u64 = 64 * 1024;
 
 /// What the operator wants.
@@ -93,13 +93,7 @@ pub struct Desk {
 pub struct Tokens {
     path: PathBuf,
     /// Digests, so that no comparison tells a token's length; never none.
-    in_force: Mutex<InForce>,
-}
-
-struct InForce {
-    digests: Vec<[u8; 32]>,
-    /// The file was of use when it was last read.
-    usable: bool,
+    digests: Reloaded<Vec<[u8; 32]>>,
 }
 
 impl fmt::Debug for Tokens {
@@ -115,31 +109,21 @@ impl Tokens {
     /// Where it cannot be read, or holds no token.
     pub fn open(path: &Path) -> io::Result<Self> {
         let digests = read(path)?;
-        Ok(Self { path: path.to_owned(), in_force: Mutex::new(InForce { digests, usable: true }) })
+        Ok(Self { path: path.to_owned(), digests: Reloaded::new(path.display().to_string(), digests) })
     }
 
     /// Whether `Authorization` bears one of the tokens. All are compared, whichever it is. Reads the file.
     pub(super) fn admit(&self, authorization: Option<&HeaderValue>) -> bool {
-        let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
-        match read(&self.path) {
-            Ok(digests) => *in_force = InForce { digests, usable: true },
-            Err(error) => {
-                if in_force.usable {
-                    tracing::warn!(path = %self.path.display(), %error, "admin token file unusable; the last good tokens stay in force");
-                }
-                in_force.usable = false;
-            }
-        }
+        self.digests.refresh(|_| read(&self.path).map(Some));
         let Some(token) = authorization.and_then(bearer) else { return false };
         let given: [u8; 32] = Sha256::digest(token).into();
-        let right = in_force.digests.iter().fold(Choice::from(0), |right, digest| right | digest.ct_eq(&given));
+        let right = self.digests.get().iter().fold(Choice::from(0), |right, digest| right | digest.ct_eq(&given));
         right.into()
     }
 }
 
 fn read(path: &Path) -> io::Result<Vec<[u8; 32]>> {
-    let mut contents = Vec::new();
-    File::open(path)?.take(FILE_MAX_BYTES).read_to_end(&mut contents)?;
+    let contents = read_limited(path, FILE_MAX_BYTES)?;
     let tokens = contents.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty());
     let digests: Vec<[u8; 32]> = tokens.map(|token| Sha256::digest(token).into()).collect();
     if digests.is_empty() { Err(io::Error::new(io::ErrorKind::InvalidData, "it holds no token")) } else { Ok(digests) }

@@ -1,17 +1,16 @@
 //! What settings must be true of, beyond their types: each alone, and together.
 
+mod serving;
+
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{ErrorKind, Read};
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::Duration;
+
+pub(super) use serving::serving;
 
 use super::key::Key;
 use super::topics::TOPICS_MAX;
-use super::{
-    App, Config, Delivery, Endpoint, Http, Journal, Kafka, KnownCommand, Period, Security, Shutdown, Size, Topics, Tracing, properties,
-};
+use super::{App, Config, Delivery, Endpoint, Http, Journal, Kafka, KnownCommand, Period, Shutdown, Size, Topics, Tracing, properties};
 
 /// Chat waits this long for an answer, and then takes the callback for undelivered.
 const CHAT_WAITS: Duration = Duration::from_secs(2);
@@ -64,9 +63,6 @@ const COMMIT_MARGIN: u32 = 4;
 /// The most spans that may wait: some 500 MB of them.
 const SPANS_MAX: u32 = 1_000_000;
 
-/// The most that is read of a file of tokens or a secret.
-const SECRET_MAX_BYTES: u64 = 1 << 20;
-
 /// A fault in one or several settings, the first of them being the one to change.
 pub(super) struct Finding {
     pub(super) keys: Vec<Key>,
@@ -118,66 +114,6 @@ pub(super) fn settings(config: &Config, known: &[KnownCommand<'_>]) -> Findings 
     }
     check_shutdown(shutdown, &mut found);
     check_tracing(tracing, &mut found);
-    found
-}
-
-/// What `serve` needs beyond that: an app, a folder, and the files.
-pub(super) fn serving(config: &Config) -> Findings {
-    let mut found = Findings::default();
-    if let Some(fault) = no_folder(&config.journal.dir) {
-        found.add(Key::of("journal.dir"), fault);
-    }
-    if config.apps.is_empty() {
-        found.add(Key::of("apps"), "at least one is needed, for callbacks of any other app are refused: [[apps]] sdk_app_id = ...");
-    }
-    if let Some(path) = config.admin.token_file.as_ref().filter(|path| !path.as_os_str().is_empty())
-        && let Err(fault) = read_secret(path)
-    {
-        found.add(Key::of("admin.token_file"), fault);
-    }
-    let tls = config.http.tls.iter().flat_map(|tls| {
-        [("certificate", Some(&tls.certificate)), ("private_key", Some(&tls.private_key)), ("client_ca", tls.client_ca.as_ref())]
-    });
-    for (name, path) in tls.filter_map(|(name, path)| Some((name, path?))) {
-        if let Err(fault) = read_secret(path) {
-            found.add(Key::of("http.tls").name(name), fault);
-        }
-    }
-    for (index, app) in config.apps.iter().enumerate() {
-        if let Some(path) = &app.tokens_file
-            && let Err(fault) = read_secret(path)
-        {
-            found.add(Key::of("apps").index(index).name("tokens_file"), fault);
-        }
-    }
-    // One that is set has been looked at with the settings.
-    let ordinal = if config.kafka.instance.is_none() { config.kafka.known_instance() } else { Some("0".to_owned()) };
-    if config.kafka.delivery == Delivery::ExactlyOnce && !ordinal.as_deref().is_some_and(is_partition) {
-        let message = format!(
-            "is needed for exactly-once, as the host's name ends in no number up to {PARTITION_MAX}; two bridges of one number would stop each other"
-        );
-        found.add_between([Key::of("kafka.instance"), Key::of("kafka.delivery")], message);
-    }
-    for (name, path) in &config.kafka.secret_files {
-        if let Err(fault) = read_secret(path) {
-            found.add(Key::of("kafka.secret_files").name(name), fault);
-        }
-    }
-    if let Some(endpoint) = config.tracing.otlp_endpoint.as_deref().and_then(|url| Endpoint::parse(url).ok()) {
-        let authorities = (endpoint.security == Security::Tls).then_some(&config.tracing.ca_file);
-        for (name, path) in [("headers_file", config.tracing.headers_file.as_ref()), ("ca_file", authorities)] {
-            if let Some(Err(fault)) = path.filter(|path| !path.as_os_str().is_empty()).map(|path| read_secret(path)) {
-                found.add(Key::of("tracing").name(name), fault);
-            }
-        }
-    }
-    for (name, path) in &config.kafka.properties {
-        // librdkafka also takes the word `probe`, and folders.
-        let names_a_file = name.ends_with(".location") && path.starts_with('/');
-        if names_a_file && let Err(error) = fs::metadata(path) {
-            found.add(Key::of("kafka.properties").name(name), format!("failed to read the file {path}: {error}"));
-        }
-    }
     found
 }
 
@@ -462,28 +398,6 @@ fn check_period(key: &str, period: Period, found: &mut Findings) {
     }
 }
 
-/// Why there can be no folder of this name; nothing where there is one, or can be made one as far as can be seen from here.
-fn no_folder(path: &Path) -> Option<String> {
-    match fs::metadata(path) {
-        Ok(metadata) if !metadata.is_dir() => Some(format!("{} is no folder", path.display())),
-        Err(error) if error.kind() == ErrorKind::NotADirectory => Some(format!("{}: {error}", path.display())),
-        Ok(_) | Err(_) => None,
-    }
-}
-
-/// Whether the file can be read and holds something, or why not. A path that is not absolute may be a secret written in the wrong place, so it is
-/// not quoted.
-fn read_secret(path: &Path) -> Result<(), String> {
-    let named = if path.is_absolute() { format!(" {}", path.display()) } else { String::new() };
-    let failed = |error: std::io::Error| format!("failed to read the file{named}: {error}");
-    if !fs::metadata(path).map_err(failed)?.is_file() {
-        return Err(format!("the file{named} is not a regular file"));
-    }
-    let mut text = Vec::new();
-    fs::File::open(path).and_then(|file| file.take(SECRET_MAX_BYTES).read_to_end(&mut text)).map_err(failed)?;
-    if text.trim_ascii().is_empty() { Err(format!("the file{named} holds nothing")) } else { Ok(()) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -699,16 +613,6 @@ mod tests {
             ("Before.CallbackAfter", false),
         ] {
             assert_eq!(is_before(command), before, "{command}");
-        }
-    }
-
-    #[test]
-    fn a_file_of_blanks_holds_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("tokens");
-        for (text, right) in [("", false), (" \n\r\n", false), ("\nabc\n", true)] {
-            fs::write(&path, text).unwrap();
-            assert_eq!(read_secret(&path).is_ok(), right, "{text:?}");
         }
     }
 }

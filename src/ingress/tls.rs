@@ -6,10 +6,9 @@
 //! Absent on purpose: names (SNI), for one certificate serves all; lists of revoked clients; any switch that turns a check off.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
@@ -23,6 +22,7 @@ use x509_cert::der::Decode;
 use crate::config;
 use crate::metrics;
 use crate::pem::fault;
+use crate::reload::{Reading, Reloaded, read_limited};
 
 /// The largest file: a chain, or the authorities of all clients. More is a file of something else.
 const FILE_MAX_BYTES: u64 = 1024 * 1024;
@@ -42,12 +42,6 @@ pub enum Problem {
         /// What the system says.
         #[source]
         source: io::Error,
-    },
-    /// A file is larger than any of its kind.
-    #[error("take {} for what it is: it is larger than {FILE_MAX_BYTES} bytes", path.display())]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
     },
     /// What stands in a file is not what belongs there, in PEM (RFC 7468).
     #[error("find {what} in {}: {why}", path.display())]
@@ -88,18 +82,10 @@ struct InForce {
     not_after: u64,
 }
 
-/// Whether the last comparison found usable files; kept so that each change of state is said once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Condition {
-    Usable,
-    Unusable,
-}
-
 /// The files of `[http.tls]` and what is in force of them.
 pub struct Tls {
     files: config::Tls,
-    in_force: RwLock<Arc<InForce>>,
-    condition: Mutex<Condition>,
+    in_force: Reloaded<InForce>,
 }
 
 impl fmt::Debug for Tls {
@@ -115,56 +101,33 @@ impl Tls {
     /// See [`Problem`]; a fault of the configuration.
     pub fn open(files: &config::Tls) -> Result<Self, Problem> {
         let in_force = InForce::new(files, &Contents::read(files)?)?;
-        Ok(Self { files: files.clone(), in_force: RwLock::new(Arc::new(in_force)), condition: Mutex::new(Condition::Usable) })
+        Ok(Self { files: files.clone(), in_force: Reloaded::new("http.tls".to_owned(), in_force) })
     }
 
     /// What takes the next connection.
     pub(super) fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(Arc::clone(&self.in_force().config))
+        TlsAcceptor::from(Arc::clone(&self.in_force.get().config))
     }
 
-    /// Reads the files again. Where they are of no use the last good ones stay, a failure is counted, and the first one is said.
+    /// Reads the files again. Where they are of no use the last good ones stay, and a failure is counted.
     pub(super) fn refresh(&self, metrics: &metrics::Ingress) {
-        let mut condition = self.condition.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.changed() {
-            Ok(changed) => {
-                if *condition == Condition::Unusable {
-                    tracing::info!("the files of http.tls are usable again");
-                    *condition = Condition::Usable;
-                }
-                if let Some(changed) = changed {
-                    tracing::info!(not_after_seconds = changed.not_after, "certificate changed");
-                    *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(changed);
-                    self.show(metrics);
-                }
+        let reading = self.in_force.refresh(|in_force| {
+            let contents = Contents::read(&self.files)?;
+            if contents.digest() == in_force.digest { Ok(None) } else { InForce::new(&self.files, &contents).map(Some) }
+        });
+        match reading {
+            Reading::Same => {}
+            Reading::Changed => {
+                tracing::info!(not_after_seconds = self.in_force.get().not_after, "certificate changed");
+                self.show(metrics);
             }
-            Err(problem) => {
-                metrics.certificate_reload_failures.inc();
-                if *condition == Condition::Usable {
-                    let problem = crate::log::with_causes(&problem);
-                    tracing::warn!(problem, "the files of http.tls are unusable, the last good ones stay in force");
-                    *condition = Condition::Unusable;
-                }
-            }
+            Reading::Failed => metrics.certificate_reload_failures.inc(),
         }
-    }
-
-    /// What the files hold by now, where that is not what is in force.
-    fn changed(&self) -> Result<Option<InForce>, Problem> {
-        let contents = Contents::read(&self.files)?;
-        if contents.digest() == self.in_force().digest {
-            return Ok(None);
-        }
-        InForce::new(&self.files, &contents).map(Some)
     }
 
     /// Sets the metric of the certificate's end.
     pub(super) fn show(&self, metrics: &metrics::Ingress) {
-        metrics.certificate_not_after_seconds.set(i64::try_from(self.in_force().not_after).unwrap_or(i64::MAX));
-    }
-
-    fn in_force(&self) -> Arc<InForce> {
-        Arc::clone(&self.in_force.read().unwrap_or_else(PoisonError::into_inner))
+        metrics.certificate_not_after_seconds.set(i64::try_from(self.in_force.get().not_after).unwrap_or(i64::MAX));
     }
 }
 
@@ -215,12 +178,7 @@ impl InForce {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Problem> {
-    let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(FILE_MAX_BYTES + 1).read_to_end(&mut bytes));
-    match read.map_err(|source| Problem::Read { path: path.to_owned(), source })? {
-        length if u64::try_from(length).is_ok_and(|length| length <= FILE_MAX_BYTES) => Ok(bytes),
-        _ => Err(Problem::TooLarge { path: path.to_owned() }),
-    }
+    read_limited(path, FILE_MAX_BYTES).map_err(|source| Problem::Read { path: path.to_owned(), source })
 }
 
 fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Problem> {

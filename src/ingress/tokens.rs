@@ -3,14 +3,14 @@
 //! The file holds one token a line: the old one and the new while rotating. It is read at start and compared every [`FILES_PERIOD`](super::FILES_PERIOD) by contents, for
 //! Kubernetes swaps links under its name. While running, the last good tokens outlive a file that is gone or empty.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use prometheus::IntCounter;
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
+
+use crate::reload::{Reading, Reloaded, read_limited};
 
 /// The largest tokens file: a token has at most 128 characters, so this is a file of something else.
 const FILE_MAX_BYTES: u64 = 64 * 1024;
@@ -28,9 +28,9 @@ pub enum Problem {
     /// It holds no token: no request could be authentic.
     #[error("find a token in it")]
     Empty,
-    /// It is larger than any list of tokens.
-    #[error("take it as a list of tokens: it is larger than {FILE_MAX_BYTES} bytes or has more than {TOKENS_MAX} lines")]
-    TooLarge,
+    /// It is longer than any list of tokens.
+    #[error("take it as a list of tokens: it has more than {TOKENS_MAX}")]
+    TooMany,
 }
 
 /// The tokens in force, never none. They are never shown.
@@ -42,47 +42,35 @@ struct Tokens {
 
 impl Tokens {
     fn read(path: &Path) -> Result<Self, Problem> {
-        let mut contents = Vec::new();
-        File::open(path).and_then(|file| file.take(FILE_MAX_BYTES + 1).read_to_end(&mut contents)).map_err(Problem::Read)?;
-        if u64::try_from(contents.len()).unwrap_or(u64::MAX) > FILE_MAX_BYTES {
-            return Err(Problem::TooLarge);
-        }
+        let contents = read_limited(path, FILE_MAX_BYTES).map_err(Problem::Read)?;
         let tokens = contents.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty());
         let digests: Vec<_> = tokens.map(|token| Sha256::new().chain_update(token)).collect();
         match digests.len() {
             0 => Err(Problem::Empty),
-            count if count > TOKENS_MAX => Err(Problem::TooLarge),
+            count if count > TOKENS_MAX => Err(Problem::TooMany),
             _ => Ok(Self { contents, digests }),
         }
     }
 }
 
-/// Whether the last comparison found a usable file; kept so that each change of state is said once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Condition {
-    Usable,
-    Unusable,
-}
-
 /// One app's tokens file and the tokens in force.
 pub(super) struct TokensFile {
     path: PathBuf,
-    tokens: RwLock<Arc<Tokens>>,
-    condition: Mutex<Condition>,
+    tokens: Reloaded<Tokens>,
 }
 
 impl TokensFile {
     /// Reads the file for the first time.
     pub(super) fn open(path: &Path) -> Result<Self, Problem> {
-        let tokens = Arc::new(Tokens::read(path)?);
-        Ok(Self { path: path.to_owned(), tokens: RwLock::new(tokens), condition: Mutex::new(Condition::Usable) })
+        let tokens = Tokens::read(path)?;
+        Ok(Self { path: path.to_owned(), tokens: Reloaded::new(path.display().to_string(), tokens) })
     }
 
     /// Whether `sign` is the digest of one of the tokens and `request_time`: hex of SHA-256(token ‖ `request_time`) in either case
     /// (Tencent Cloud Chat, "Webhook Overview", authentication). All tokens are compared, whichever fits.
     pub(super) fn sign_is_right(&self, sign: &[u8], request_time: &[u8]) -> bool {
         let Some(sign) = unhex(sign) else { return false };
-        let tokens = self.in_force();
+        let tokens = self.tokens.get();
         let mut right = Choice::from(0);
         for digest in &tokens.digests {
             let expected: [u8; 32] = digest.clone().chain_update(request_time).finalize().into();
@@ -91,33 +79,15 @@ impl TokensFile {
         right.into()
     }
 
-    /// Reads the file again. Where it is of no use the last good tokens stay, a failure is counted, and the first one is said.
+    /// Reads the file again. Where it is of no use the last good tokens stay, and a failure is counted.
     pub(super) fn refresh(&self, failures: &IntCounter) {
-        let mut condition = self.condition.lock().unwrap_or_else(PoisonError::into_inner);
-        match Tokens::read(&self.path) {
-            Ok(tokens) => {
-                if *condition == Condition::Unusable {
-                    tracing::info!(path = %self.path.display(), "tokens file usable again");
-                    *condition = Condition::Usable;
-                }
-                if tokens.contents != self.in_force().contents {
-                    tracing::info!(path = %self.path.display(), tokens = tokens.digests.len(), "tokens changed");
-                    *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(tokens);
-                }
-            }
-            Err(problem) => {
-                failures.inc();
-                if *condition == Condition::Usable {
-                    let cause = std::error::Error::source(&problem).map(ToString::to_string).unwrap_or_default();
-                    tracing::warn!(path = %self.path.display(), %problem, cause, "tokens file unusable, the last good tokens stay in force");
-                    *condition = Condition::Unusable;
-                }
-            }
+        let reading =
+            self.tokens.refresh(|in_force| Tokens::read(&self.path).map(|read| (read.contents != in_force.contents).then_some(read)));
+        match reading {
+            Reading::Same => {}
+            Reading::Changed => tracing::info!(path = %self.path.display(), tokens = self.tokens.get().digests.len(), "tokens changed"),
+            Reading::Failed => failures.inc(),
         }
-    }
-
-    fn in_force(&self) -> Arc<Tokens> {
-        Arc::clone(&self.tokens.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -190,9 +160,9 @@ mod tests {
         assert!(matches!(TokensFile::open(&path), Err(Problem::Empty)));
         assert!(matches!(TokensFile::open(&path.with_extension("none")), Err(Problem::Read(_))));
         let (_folder, path) = file(&"x".repeat(70_000));
-        assert!(matches!(TokensFile::open(&path), Err(Problem::TooLarge)));
+        assert!(matches!(TokensFile::open(&path), Err(Problem::Read(error)) if error.kind() == io::ErrorKind::FileTooLarge));
         let (_folder, path) = file(&"x\n".repeat(65));
-        assert!(matches!(TokensFile::open(&path), Err(Problem::TooLarge)));
+        assert!(matches!(TokensFile::open(&path), Err(Problem::TooMany)));
     }
 
     #[test]
@@ -207,12 +177,10 @@ mod tests {
         tokens.refresh(&failures);
         assert!(tokens.sign_is_right(SIGN, TIME));
         assert_eq!(failures.get(), 2);
-        assert_eq!(*tokens.condition.lock().unwrap(), Condition::Unusable);
         fs::write(&path, "newer\n").unwrap();
         tokens.refresh(&failures);
         assert!(!tokens.sign_is_right(SIGN, TIME));
         assert_eq!(failures.get(), 2);
-        assert_eq!(*tokens.condition.lock().unwrap(), Condition::Usable);
     }
 
     #[cfg(unix)]

@@ -261,7 +261,8 @@ impl Worker {
     }
 
     async fn attempt(&mut self, batch: &Bytes) -> Result<u64, Failure> {
-        let sending = self.collector.send(batch, self.headers.current());
+        let headers = self.headers.current();
+        let sending = self.collector.send(batch, &headers);
         tokio::time::timeout(self.timeout, sending).await.unwrap_or(Err(Failure::TimedOut))
     }
 

@@ -218,7 +218,7 @@ fn a_new_certificate_is_taken_under_load_and_no_callback_is_refused() {
     bridge.settled(PATIENCE);
     let log = bridge.stop();
     assert_eq!(log.matches("certificate changed").count(), 2, "{log}");
-    assert_eq!(log.matches("unusable, the last good ones stay in force").count(), 1, "{log}");
+    assert_eq!(log.matches("file unusable, its last good contents stay in force").count(), 1, "{log}");
 }
 
 #[test]
