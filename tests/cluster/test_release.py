@@ -188,10 +188,9 @@ def test_a_bridge_that_hangs_is_restarted(release, callbacks):
 
 def test_an_eviction_beyond_the_budget_is_refused(release, callbacks):
     before = release.identities()
-    eventually("one may go", lambda: release.cluster.get("poddisruptionbudgets", NAME, "apis/policy/v1")["status"]["disruptionsAllowed"] == 1)
     with callbacks() as load:
         release.cluster.kubectl("cordon", NODE)
-        release.evict(0)
+        eventually("pod 0 may go", lambda: release.may_go(0))
         with refused("429", "violate the pod's disruption budget"):
             release.evict(1)
         eventually("pod 0 is gone from its node", lambda: release.identities().get(0) not in (None, before[0]))
