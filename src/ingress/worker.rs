@@ -230,10 +230,15 @@ impl Worker {
 enum End {
     Served(hyper::Result<()>),
     Overdue(Overdue),
-    /// Before a request could begin; `told` where it was more than a connection that somebody had opened and closed.
-    NoTls {
-        told: bool,
-    },
+    NoTls(NoTls),
+}
+
+/// How a connection ended before TLS was agreed upon.
+enum NoTls {
+    /// It was opened and closed, by a reset perhaps, as load balancers do to see whether anybody is there; or a stop has ended it.
+    Unused,
+    /// They did not agree, or not in time.
+    Failed,
 }
 
 /// Serves one connection to its end.
@@ -247,9 +252,9 @@ async fn serve(entry: Entry, link: Rc<LinkState>, arrival: Arrival) {
     };
     let end = exchange(worker, &link, stream, peer).await;
     let unanswered = match end {
-        End::NoTls { told } => told.then_some(Unanswered::Tls),
+        End::NoTls(NoTls::Failed) => Some(Unanswered::Tls),
         End::Overdue(Overdue::Head) => Some(Unanswered::NotHttp),
-        End::Overdue(Overdue::Idle) | End::Served(Ok(())) => None,
+        End::NoTls(NoTls::Unused) | End::Overdue(Overdue::Idle) | End::Served(Ok(())) => None,
         End::Served(Err(error)) => (error.is_parse() || link.is_in_head()).then_some(Unanswered::NotHttp),
     };
     if let Some(unanswered) = unanswered {
@@ -270,7 +275,7 @@ async fn exchange(worker: &Worker, link: &Rc<LinkState>, stream: TcpStream, peer
         None => Stream::Plain(stream),
         Some(tls) => match handshake(link, tls.acceptor(), stream).await {
             Ok(stream) => stream,
-            Err(told) => return End::NoTls { told },
+            Err(end) => return End::NoTls(end),
         },
     };
     let handler = &worker.handler;
@@ -288,26 +293,25 @@ async fn exchange(worker: &Worker, link: &Rc<LinkState>, stream: TcpStream, peer
     .await
 }
 
-/// Agrees upon TLS; where that fails, whether it was more than a connection that somebody had opened and closed, by a reset perhaps, as load balancers do to see
-/// whether anybody is there.
-async fn handshake(link: &LinkState, acceptor: TlsAcceptor, stream: TcpStream) -> Result<Stream, bool> {
+/// Agrees upon TLS.
+async fn handshake(link: &LinkState, acceptor: TlsAcceptor, stream: TcpStream) -> Result<Stream, NoTls> {
     link.handshake_begins();
     match unless_ordered(link, stream.peek(&mut [0])).await? {
-        Ok(0) | Err(_) => return Err(false),
+        Ok(0) | Err(_) => return Err(NoTls::Unused),
         Ok(_) => {}
     }
-    let stream = unless_ordered(link, acceptor.accept(stream)).await?.map_err(|_| true)?;
+    let stream = unless_ordered(link, acceptor.accept(stream)).await?.map_err(|_| NoTls::Failed)?;
     link.handshake_ends();
     Ok(Stream::Tls(Box::new(stream)))
 }
 
 /// What a step of the handshake comes to, unless an order ends it before.
-async fn unless_ordered<T>(link: &LinkState, step: impl Future<Output = T>) -> Result<T, bool> {
+async fn unless_ordered<T>(link: &LinkState, step: impl Future<Output = T>) -> Result<T, NoTls> {
     let mut step = pin!(step);
     std::future::poll_fn(|cx| match link.take_order(cx.waker()) {
         // Nothing is in hand yet: a stop closes it at once.
-        Some(Order::Finish) => Poll::Ready(Err(false)),
-        Some(Order::Abandon(_)) => Poll::Ready(Err(true)),
+        Some(Order::Finish) => Poll::Ready(Err(NoTls::Unused)),
+        Some(Order::Abandon(_)) => Poll::Ready(Err(NoTls::Failed)),
         None => step.as_mut().poll(cx).map(Ok),
     })
     .await

@@ -1,7 +1,5 @@
 //! Traces: a request's goes on to the record in Kafka and to whoever consumes it; spans reach a collector, or are counted, and are never in the way.
 
-use std::time::{Duration, Instant};
-
 use opentelemetry_proto::tonic::trace::v1::Span;
 
 use crate::support::bridge::{APP, Bridge, Delivery, PATIENCE, Site, exchange, group_full, prefix};
@@ -215,44 +213,60 @@ fn without_a_collector_a_trace_is_passed_on_as_it_came_and_none_is_begun() {
 
 #[test]
 fn a_collector_that_is_away_or_refuses_costs_spans_and_no_callback() {
-    const CALLBACKS: u32 = 40;
     let kafka = kafka::shared();
     let refusing = Collector::start(Protocol::Grpc, Manner::Refuses, None);
     let away = format!("tracing.otlp_endpoint = \"http://127.0.0.1:{}\"\ntracing.queue_max = 8\n", free_port());
-    for (settings, reason) in [(away, "queue_full"), (refusing.settings(), "rejected")] {
+    for (settings, reasons) in [(away, &["queue_full", "unreachable"][..]), (refusing.settings(), &["rejected"])] {
         let prefix = prefix("away");
         let site = Site::new(&kafka.bootstrap_servers(), &prefix, &settings);
         site.make_topics();
         let bridge = site.start();
-        for number in 0..CALLBACKS {
-            assert_eq!(post(&bridge, APP, "", &group_full(&format!("g{number}"), 1)), 200);
-        }
+        let mut callbacks = 0;
+        eventually("spans are lost, and counted", PATIENCE, || {
+            assert_eq!(post(&bridge, APP, "", &group_full(&format!("g{callbacks}"), 1)), 200);
+            callbacks += 1;
+            reasons.iter().all(|reason| dropped(&bridge, reason) > 0.0).then_some(())
+        });
         bridge.settled(PATIENCE);
-        let published = bridge.metric("chat_bridge_records_completed_total{outcome=\"published\"}");
-        assert_eq!(published, f64::from(CALLBACKS), "{}", bridge.log());
-        eventually("lost spans are counted", PATIENCE, || (dropped(&bridge, reason) > 0.0).then_some(()));
+        assert_eq!(kafka.read(&format!("{prefix}group-full")).len(), callbacks, "{}", bridge.log());
         let log = bridge.stop();
         assert_eq!(log.matches("spans cannot be sent").count(), 1, "{log}");
     }
 }
 
 #[test]
+fn what_a_collector_cannot_take_now_it_is_sent_again() {
+    let kafka = kafka::shared();
+    for protocol in [Protocol::Grpc, Protocol::Http] {
+        let prefix = prefix("busy");
+        let collector = Collector::start(protocol, Manner::IsBusyAtFirst, None);
+        let site = Site::new(&kafka.bootstrap_servers(), &prefix, &collector.settings());
+        site.make_topics();
+        let bridge = site.start();
+        traced(&bridge, "busy", &sampled());
+        pair(&collector.expect(2), TRACE);
+        eventually("the spans are counted", PATIENCE, || (bridge.metric("chat_bridge_spans_exported_total") == 2.0).then_some(()));
+        assert!(["queue_full", "unreachable", "rejected", "stopped"].iter().all(|reason| dropped(&bridge, reason) == 0.0));
+        let log = bridge.stop();
+        for said in ["spans cannot be sent", "the collector takes spans again"] {
+            assert_eq!(log.matches(said).count(), 1, "{said}: {log}");
+        }
+    }
+}
+
+#[test]
 fn a_collector_that_does_not_answer_holds_up_no_stop() {
-    const DRAIN_MAX: Duration = Duration::from_secs(3);
     let kafka = kafka::shared();
     let prefix = prefix("hanging");
     let collector = Collector::start(Protocol::Http, Manner::Hangs, None);
-    let settings = format!("shutdown.drain_max = \"3s\"\n{}", collector.settings());
+    let settings = format!("shutdown.drain_max = \"3s\"\ntracing.otlp_timeout = \"1h\"\n{}", collector.settings());
     let site = Site::new(&kafka.bootstrap_servers(), &prefix, &settings);
     site.make_topics();
     let bridge = site.start();
     traced(&bridge, "hanging", &sampled());
     bridge.settled(PATIENCE);
     collector.is_asked();
-    let begun = Instant::now();
     let log = bridge.stop();
-    // Twice as long for a machine that is busy; the collector itself has 10 s.
-    assert!(begun.elapsed() < DRAIN_MAX * 2, "{:?}", begun.elapsed());
     assert!(log.contains("some spans were not sent before the end"), "{log}");
 }
 

@@ -50,10 +50,20 @@ pub(crate) enum Manner {
     Takes,
     /// It says that its client may not.
     Refuses,
+    /// It says of the first batch that it cannot take it now, and takes what comes then.
+    IsBusyAtFirst,
     /// It never answers.
     Hangs,
     /// It takes it once it is released.
     Holds,
+}
+
+/// What it says of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Taken,
+    Forbidden,
+    Busy,
 }
 
 /// What has come.
@@ -203,31 +213,43 @@ impl Desk {
             Protocol::Http => &body,
         };
         let export = ExportTraceServiceRequest::decode(message).unwrap();
-        self.seen.lock().unwrap().headers.push(head.headers);
-        match self.manner {
+        let is_first = {
+            let mut seen = self.seen.lock().unwrap();
+            seen.headers.push(head.headers);
+            seen.headers.len() == 1
+        };
+        let verdict = match self.manner {
             Manner::Hangs => return std::future::pending().await,
-            Manner::Refuses => {}
-            Manner::Takes | Manner::Holds => {
+            Manner::Refuses => Verdict::Forbidden,
+            Manner::IsBusyAtFirst if is_first => Verdict::Busy,
+            Manner::IsBusyAtFirst | Manner::Takes | Manner::Holds => {
                 // The collector goes with its runtime, and this with it.
                 drop(self.released.wait_for(|released| *released).await);
                 self.seen.lock().unwrap().requests.push(export);
+                Verdict::Taken
             }
-        }
-        Ok(self.say())
+        };
+        Ok(self.say(verdict))
     }
 
-    fn say(&self) -> Response<BoxBody<Bytes, Infallible>> {
+    fn say(&self, verdict: Verdict) -> Response<BoxBody<Bytes, Infallible>> {
         let taken = ExportTraceServiceResponse { partial_success: None }.encode_to_vec();
-        match (self.protocol, self.manner) {
-            (Protocol::Http, Manner::Takes | Manner::Holds) => Response::new(Full::new(Bytes::from(taken)).boxed()),
-            (Protocol::Http, Manner::Refuses | Manner::Hangs) => status(StatusCode::UNAUTHORIZED),
-            (Protocol::Grpc, manner) => {
+        match (self.protocol, verdict) {
+            (Protocol::Http, Verdict::Taken) => Response::new(Full::new(Bytes::from(taken)).boxed()),
+            (Protocol::Http, Verdict::Forbidden) => status(StatusCode::UNAUTHORIZED),
+            (Protocol::Http, Verdict::Busy) => status(StatusCode::SERVICE_UNAVAILABLE),
+            (Protocol::Grpc, verdict) => {
                 let mut framed = BytesMut::new();
                 framed.put_u8(0);
                 framed.put_u32(u32::try_from(taken.len()).unwrap());
                 framed.extend_from_slice(&taken);
-                // PERMISSION_DENIED
-                let code = if manner == Manner::Refuses { "7" } else { "0" };
+                let code = match verdict {
+                    Verdict::Taken => "0",
+                    // PERMISSION_DENIED
+                    Verdict::Forbidden => "7",
+                    // UNAVAILABLE
+                    Verdict::Busy => "14",
+                };
                 let trailers: HeaderMap = std::iter::once(("grpc-status".parse().unwrap(), code.parse().unwrap())).collect();
                 let body = Full::new(framed.freeze()).with_trailers(std::future::ready(Some(Ok(trailers))));
                 let mut response = Response::new(body.boxed());
