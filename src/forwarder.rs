@@ -27,6 +27,7 @@ mod exactly_once;
 mod handle;
 mod parts;
 mod reading;
+mod rebuild;
 mod scout;
 
 use std::sync::Arc;
@@ -38,7 +39,6 @@ use crate::clock::{Clock, Timestamp};
 use crate::durable_file;
 use crate::journal::{Item, Journal, Lsn, Positions, Reader, Start};
 use crate::kafka::{self, Producer, Report, Reports};
-use crate::log;
 use crate::metrics;
 use crate::routing::{Routing, TopicId};
 use crate::traces::Publications;
@@ -53,6 +53,7 @@ use handle::{Order, Shared};
 use lane::{Behind, Lane, Share};
 use positions::Ledger;
 use reading::{Held, SecondReading};
+use rebuild::{REBUILD_MIN, Rebuild, new_reports};
 use scout::Scout;
 
 /// No topic holds more of the producer's queue, in records and in bytes, than one part in so many: several that stand still leave room for others.
@@ -70,12 +71,6 @@ const POSITIONS_EVERY: Duration = Duration::from_millis(25);
 
 /// How long a drain goes on without a delivery before it gives up: Kafka is not there, and what is left is safe in the journal.
 const PROGRESS_MAX: Duration = Duration::from_secs(5);
-
-/// How long after a producer has died the next one is built at first; each further one waits twice as long, until something is delivered.
-const REBUILD_MIN: Duration = Duration::from_millis(250);
-
-/// The longest such wait.
-const REBUILD_MAX: Duration = Duration::from_secs(10);
 
 /// Records read in one go before reports are looked at again.
 const STRIDE: usize = 256;
@@ -131,15 +126,6 @@ struct Forwarder {
     publications: Option<Publications>,
 }
 
-/// Why the producer is to be built anew.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Rebuild {
-    /// librdkafka has given up on it.
-    Fatal,
-    /// A setting has changed: what is under way is waited for first.
-    Changed,
-}
-
 impl Forwarder {
     fn new(parts: Parts, shared: Arc<Shared>) -> Result<Self, Error> {
         let Parts {
@@ -159,17 +145,6 @@ impl Forwarder {
         } = parts;
         durable_file::remove_all_unfinished(&config.oversized_dir);
         let now = Instant::now();
-        let part = |whole: u64| (usize::try_from(whole).unwrap_or(usize::MAX) / QUEUE_SHARES).max(1);
-        let share = Share { records: part(kafka.queue_max_messages()), bytes: part(kafka.queue_max_bytes()) };
-        let mut lanes = Vec::new();
-        for topic in routing.topics() {
-            let mut lane = Lane::new(share, None, now);
-            if !routing.is_published(topic) {
-                // Its records only leave the journal: whether there is such a topic does not matter.
-                lane.looked_up();
-            }
-            lanes.push(lane);
-        }
         let waker = thread::current();
         journal.watch(Arc::new(move || waker.unpark()));
         let scout = Scout::start(&config, &kafka, &routing, thread::current()).map_err(Error::Thread)?;
@@ -180,7 +155,7 @@ impl Forwarder {
             live: journal.reader(positions.scanned),
             live_held: None,
             second: None,
-            lanes,
+            lanes: lanes(&kafka, &routing, now),
             floors: Vec::new(),
             aparts: Aparts::default(),
             apart_reader: None,
@@ -295,65 +270,6 @@ impl Forwarder {
             && self.lanes.iter().all(Lane::is_idle)
     }
 
-    /// Builds the producer where there is none, or where it is to be built anew and what can be waited for has been.
-    fn ensure_producer(&mut self, now: Instant) -> Result<(), Error> {
-        if let Some((cause, since)) = self.rebuild {
-            let stuck = now.duration_since(self.moved_at.max(since)) >= PROGRESS_MAX;
-            if cause == Rebuild::Changed && (self.in_flight() > 0 || !self.is_settled()) && !stuck {
-                return Ok(());
-            }
-            self.forget_producer(now)?;
-            self.rebuild = None;
-            if cause == Rebuild::Fatal {
-                self.rebuild_after = now + self.rebuild_delay;
-                self.rebuild_delay = (self.rebuild_delay * 2).min(REBUILD_MAX);
-            }
-        }
-        if self.producer.is_some() || now < self.rebuild_after {
-            return Ok(());
-        }
-        match Producer::new(&self.settings, self.reports.clone(), self.status.clone(), self.kafka_metrics.clone()) {
-            Ok(producer) => {
-                let producer = Arc::new(producer);
-                self.status.built();
-                self.scout.use_producer(Some(Arc::clone(&producer)));
-                self.producer = Some(producer);
-            }
-            Err(error) => {
-                self.status.unbuilt(&log::with_causes(&error));
-                self.rebuild_after = now + REBUILD_MAX;
-            }
-        }
-        Ok(())
-    }
-
-    /// Lets go of the producer: whatever it held is to be sent again.
-    fn forget_producer(&mut self, now: Instant) -> Result<(), Error> {
-        self.scout.use_producer(None);
-        if self.producer.take().is_some() {
-            self.kafka_metrics.producer_rebuilds.inc();
-        }
-        // What it has delivered in the meantime need not be sent again. Later reports of it must not be taken for the next one's.
-        self.take_reports(now);
-        self.reports = new_reports();
-        if let Some(publications) = &mut self.publications {
-            publications.abandon(now);
-        }
-        if self.exactly_once.is_some() {
-            return self.lose_transaction();
-        }
-        let mut unsent = self.aparts.unsend();
-        for lane in &mut self.lanes {
-            unsent += lane.unsend();
-        }
-        self.metrics.republished_producer.inc_by(unsent);
-        self.second = None;
-        for (lane, topic) in self.lanes.iter().zip(self.routing.topics()) {
-            self.metrics.forwarder.behind(&topic.name).set(i64::from(lane.next().is_some()));
-        }
-        Ok(())
-    }
-
     /// Records with librdkafka.
     fn in_flight(&self) -> usize {
         self.lanes.iter().map(|lane| lane.window.in_flight()).sum::<usize>() + self.aparts.in_flight()
@@ -433,15 +349,24 @@ impl Forwarder {
     }
 }
 
+/// One a topic, all of them at their beginning.
+fn lanes(kafka: &kafka::Settings, routing: &Routing, now: Instant) -> Vec<Lane> {
+    let part = |whole: u64| (usize::try_from(whole).unwrap_or(usize::MAX) / QUEUE_SHARES).max(1);
+    let share = Share { records: part(kafka.queue_max_messages()), bytes: part(kafka.queue_max_bytes()) };
+    let lane = |topic| {
+        let mut lane = Lane::new(share, None, now);
+        if !routing.is_published(topic) {
+            // Its records only leave the journal: whether there is such a topic does not matter.
+            lane.looked_up();
+        }
+        lane
+    };
+    routing.topics().iter().map(lane).collect()
+}
+
 /// When the record at `lsn` was received, so that a backlog shows its age from the start; `None` where it cannot be read.
 fn received_of(journal: &Journal, lsn: Lsn) -> Result<Option<Timestamp>, Error> {
     let item = journal.reader(lsn).next().map_err(Error::Journal)?;
     let Some(Item::Record { record, .. }) = item else { return Ok(None) };
     Ok(Callback::decode(record).ok().map(|callback| callback.received))
-}
-
-/// A queue of reports that wakes this thread.
-fn new_reports() -> Reports {
-    let waker = thread::current();
-    Reports::new(move || waker.unpark())
 }

@@ -12,6 +12,7 @@ mod body;
 mod handler;
 mod lifecycle;
 mod link;
+mod parameters;
 mod refusal;
 mod server;
 mod source;

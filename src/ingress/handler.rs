@@ -3,7 +3,6 @@
 //! One handler belongs to each event loop. Refusals are decided in the order in which the code stands: method, parameters, app and source, `Sign`,
 //! encoding, length, room; then while reading the body its size and its time.
 
-use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -18,10 +17,11 @@ use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use prometheus::IntCounter;
 
-use super::authentication::{Apps, Claim, Origin};
+use super::authentication::{Apps, Origin};
 use super::body::{self, Budget, Failure, Remainder, Share};
 use super::lifecycle::{Lifecycle, Stage};
 use super::link::{Ending, LinkState};
+use super::parameters::Parameters;
 use super::refusal::{Refusal, Unanswered};
 use super::tls::Tls;
 use crate::callback::query::Query;
@@ -394,45 +394,6 @@ impl Answer {
     }
 }
 
-/// The parameters that decide, percent-decoded.
-#[derive(Default)]
-struct Parameters<'a> {
-    app: Option<Cow<'a, [u8]>>,
-    command: Option<Cow<'a, [u8]>>,
-    sign: Option<Cow<'a, [u8]>>,
-    request_time: Option<Cow<'a, [u8]>>,
-}
-
-impl<'a> Parameters<'a> {
-    fn read(query: Query<'a>) -> Result<Self, Refusal> {
-        let mut parameters = Self::default();
-        for pair in query.pairs() {
-            let known = [
-                (&b"SdkAppid"[..], &mut parameters.app),
-                (b"CallbackCommand", &mut parameters.command),
-                (b"Sign", &mut parameters.sign),
-                (b"RequestTime", &mut parameters.request_time),
-            ];
-            let name = pair.name();
-            if let Some((_, value)) = known.into_iter().find(|(known, _)| name.eq_ignore_ascii_case(known))
-                && value.replace(pair.value()).is_some()
-            {
-                return Err(Refusal::DuplicateParameter);
-            }
-        }
-        Ok(parameters)
-    }
-
-    /// The query's command; empty where it names none.
-    fn command(&self) -> String {
-        String::from_utf8_lossy(self.command.as_deref().unwrap_or_default()).into_owned()
-    }
-
-    fn claim(&self) -> Claim<'_> {
-        Claim { app: self.app.as_deref(), sign: self.sign.as_deref(), request_time: self.request_time.as_deref() }
-    }
-}
-
 /// Whether the body is sent as it is.
 fn is_identity(headers: &HeaderMap) -> bool {
     headers.get_all(CONTENT_ENCODING).iter().all(|value| {
@@ -532,31 +493,6 @@ mod tests {
             (&["x-identity"], false),
         ] {
             assert_eq!(is_identity(&headers(&CONTENT_ENCODING, values)), identity, "{values:?}");
-        }
-    }
-
-    #[test]
-    fn the_query_names_the_command() {
-        for (query, command) in [("callbackcommand=A%2Eb", "A.b"), ("CallbackCommand=", ""), ("", ""), ("CallbackCommand=%ff", "\u{fffd}")]
-        {
-            assert_eq!(Parameters::read(Query(query)).unwrap().command(), command, "{query}");
-        }
-    }
-
-    #[test]
-    fn a_parameter_that_decides_stands_once() {
-        for (query, duplicate) in [
-            ("SdkAppid=1&CallbackCommand=a&Sign=b&RequestTime=c&ClientIP=d&ClientIP=e", false),
-            ("SdkAppid=1&sdkappid=1", true),
-            ("SdkAppid=1&SDKAPPID", true),
-            ("SdkAppid=1&%53dkAppid=1", true),
-            ("CallbackCommand=a&callbackcommand=a", true),
-            ("Sign=a&b=c&sign=", true),
-            ("RequestTime=1&requesttime=2", true),
-            ("Sign=a&Signs=a&xSign=a", false),
-            ("", false),
-        ] {
-            assert_eq!(Parameters::read(Query(query)).is_err(), duplicate, "{query}");
         }
     }
 

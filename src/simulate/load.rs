@@ -10,6 +10,7 @@ mod schedule;
 mod sender;
 mod signature;
 mod summary;
+mod target;
 mod traffic;
 
 use std::cell::RefCell;
@@ -18,7 +19,6 @@ use std::io;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -31,6 +31,7 @@ pub use schedule::{Extent, Pace};
 pub use signature::{Error as TokenError, Token};
 pub(super) use summary::or_dash;
 pub use summary::{Ended, Percentiles, Summary};
+pub use target::{Target, TargetError};
 pub use traffic::{Shape, group_id};
 
 use super::log;
@@ -43,50 +44,6 @@ use traffic::{PathAndHost, Traffic};
 
 /// The log's buffers reach the file at least so often.
 const FLUSH_PERIOD: Duration = Duration::from_secs(1);
-
-/// Where callbacks are sent: the URL that an app's owner would enter in Chat's console.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
-    /// Host and port, to connect to.
-    authority: String,
-    request: PathAndHost,
-}
-
-/// Why a text is no [`Target`].
-#[derive(Debug, thiserror::Error)]
-pub enum TargetError {
-    /// Not a URL at all.
-    #[error("not a URL")]
-    Malformed(#[from] hyper::http::uri::InvalidUri),
-    /// Another scheme.
-    #[error("only http:// is supported")]
-    Scheme,
-    /// No host.
-    #[error("it names no host")]
-    NoHost,
-}
-
-impl FromStr for Target {
-    type Err = TargetError;
-
-    fn from_str(text: &str) -> Result<Self, TargetError> {
-        let uri: hyper::Uri = text.parse()?;
-        if uri.scheme_str() != Some("http") {
-            return Err(TargetError::Scheme);
-        }
-        let authority = uri.authority().ok_or(TargetError::NoHost)?;
-        let host = authority.host();
-        if host.is_empty() {
-            return Err(TargetError::NoHost);
-        }
-        let path = uri.path_and_query().map_or("/", |path| path.as_str());
-        let joint = if path.contains('?') { '&' } else { '?' };
-        Ok(Self {
-            authority: format!("{host}:{}", authority.port_u16().unwrap_or(80)),
-            request: PathAndHost { path: format!("{path}{joint}"), host: authority.as_str().to_owned() },
-        })
-    }
-}
 
 /// What becomes of the run when a connection breaks, or cannot be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
