@@ -45,8 +45,14 @@ pub(crate) struct Bridge {
 }
 
 impl Bridge {
-    /// Starts the bridge, and waits until it is ready.
-    pub(crate) fn start(program: &Path, dir: &Path, kafka: &Kafka, delivery: &str) -> Result<(Self, Server), Box<dyn Error>> {
+    /// Starts the bridge, and waits until it is ready. `collector` is given all its traces, where there is one.
+    pub(crate) fn start(
+        program: &Path,
+        dir: &Path,
+        kafka: &Kafka,
+        delivery: &str,
+        collector: Option<SocketAddr>,
+    ) -> Result<(Self, Server), Box<dyn Error>> {
         let (bootstrap_servers, create) = (kafka.bootstrap_servers(), matches!(kafka, Kafka::Real(_)));
         let dir = tempfile::Builder::new().prefix("bench-").tempdir_in(dir)?;
         let mut ports = PORTS;
@@ -59,6 +65,8 @@ impl Bridge {
              [topics]\nreplication_factor = 1\ncreate = {create}\n\
              [log]\nlevel = \"warn\"\nformat = \"text\"\n",
         );
+        let tracing = collector.map(|address| format!("[tracing]\notlp_endpoint = \"http://{address}\"\notlp_protocol = \"http\"\n"));
+        let text = text + &tracing.unwrap_or_default();
         std::fs::write(&config, text)?;
         let mut server = Server::spawn(Command::new(program).arg("serve").arg("--config").arg(&config))?;
         let bridge = Self { address, admin, _dir: Some(dir) };

@@ -55,9 +55,9 @@ struct Arguments {
     /// Callbacks a second, by schedule; as fast as they are answered where it is absent.
     #[arg(long)]
     rate: Option<NonZeroU32>,
-    /// Measure one of the servers alone. Without it all are measured, the one that delivers exactly once where there is a real Kafka.
-    #[arg(long)]
-    only: Option<Kind>,
+    /// Which servers are measured. Without it the bare one, the naive one, the bridge, and where there is a real Kafka the one that delivers exactly once.
+    #[arg(long, value_delimiter = ',')]
+    only: Option<Vec<Kind>>,
     /// The Kafka to publish to; an embedded one in a process of its own where it is absent, which has no transactions.
     #[arg(long, env = "CHAT_BRIDGE_BENCH_KAFKA")]
     kafka: Option<String>,
@@ -67,6 +67,9 @@ struct Arguments {
     /// The bridge's program.
     #[arg(long, default_value = env!("CARGO_BIN_EXE_chat-bridge"))]
     program: PathBuf,
+    /// Another build of the bridge, to be measured beside it: what a change costs shows only in one and the same run.
+    #[arg(long)]
+    baseline: Option<PathBuf>,
     /// Where all rounds are written as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -86,8 +89,12 @@ enum Kind {
     Bare,
     /// The naive receiver.
     Naive,
+    /// The other build of the bridge.
+    Baseline,
     /// The bridge, as it delivers by default: at least once.
     Bridge,
+    /// The bridge that records every trace, with a collector that takes all it is sent.
+    Traced,
     /// The bridge with `kafka.delivery = "exactly-once"`.
     ExactlyOnce,
 }
@@ -120,23 +127,35 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
-    if arguments.only == Some(Kind::ExactlyOnce) && arguments.kafka.is_none() {
+    let asked = |kind| arguments.only.as_ref().is_some_and(|only| only.contains(&kind));
+    if asked(Kind::ExactlyOnce) && arguments.kafka.is_none() {
         return Err("exactly-once needs a real Kafka (--kafka): the embedded one answers to transactions and keeps none".into());
     }
-    let wanted = |kind| arguments.only.map_or(kind != Kind::ExactlyOnce || arguments.kafka.is_some(), |only| only == kind);
+    if asked(Kind::Baseline) && arguments.baseline.is_none() {
+        return Err("the baseline needs its program (--baseline)".into());
+    }
+    let wanted = |kind| match kind {
+        Kind::Baseline => arguments.baseline.is_some(),
+        _ if arguments.only.is_some() => asked(kind),
+        Kind::ExactlyOnce => arguments.kafka.is_some(),
+        Kind::Bare | Kind::Naive | Kind::Bridge => true,
+        Kind::Traced => false,
+    };
     let mut servers: BTreeMap<Kind, Measured> = BTreeMap::new();
     if wanted(Kind::Bare) {
         let server = Server::spawn_role("bare", &[])?;
         let address = server.line.parse()?;
-        servers.insert(Kind::Bare, Measured { server, address, bridge: None, _kafka: None });
+        servers.insert(Kind::Bare, Measured { server, address, bridge: None, _others: Vec::new() });
     }
-    for kind in [Kind::Naive, Kind::Bridge, Kind::ExactlyOnce].into_iter().filter(|kind| wanted(*kind)) {
-        let (embedded, kafka) = if let Some(servers) = &arguments.kafka {
-            (None, Kafka::Real(servers.clone()))
+    for kind in [Kind::Naive, Kind::Baseline, Kind::Bridge, Kind::Traced, Kind::ExactlyOnce].into_iter().filter(|kind| wanted(*kind)) {
+        let mut others = Vec::new();
+        let kafka = if let Some(servers) = &arguments.kafka {
+            Kafka::Real(servers.clone())
         } else {
             let server = Server::spawn_role("kafka", &[])?;
             let servers = server.line.clone();
-            (Some(server), Kafka::Embedded(servers))
+            others.push(server);
+            Kafka::Embedded(servers)
         };
         if kind == Kind::Naive {
             let server = Server::spawn_role(
@@ -144,12 +163,20 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
                 &["--kafka".as_ref(), kafka.bootstrap_servers().as_ref(), "--dir".as_ref(), arguments.dir.as_ref()],
             )?;
             let address = server.line.parse()?;
-            servers.insert(kind, Measured { server, address, bridge: Some(Bridge::at(address)), _kafka: embedded });
+            servers.insert(kind, Measured { server, address, bridge: Some(Bridge::at(address)), _others: others });
             continue;
         }
         let delivery = if kind == Kind::ExactlyOnce { "exactly-once" } else { "at-least-once" };
-        let (bridge, server) = Bridge::start(&arguments.program, &arguments.dir, &kafka, delivery)?;
-        servers.insert(kind, Measured { server, address: bridge.address, bridge: Some(bridge), _kafka: embedded });
+        let mut collector = None;
+        if kind == Kind::Traced {
+            // It takes whatever is posted.
+            let server = Server::spawn_role("bare", &[])?;
+            collector = Some(server.line.parse()?);
+            others.push(server);
+        }
+        let program = arguments.baseline.as_ref().filter(|_| kind == Kind::Baseline).unwrap_or(&arguments.program);
+        let (bridge, server) = Bridge::start(program, &arguments.dir, &kafka, delivery, collector)?;
+        servers.insert(kind, Measured { server, address: bridge.address, bridge: Some(bridge), _others: others });
     }
     let mut rounds = Vec::new();
     for (index, connections) in arguments.connections.iter().enumerate() {
@@ -183,7 +210,7 @@ struct Measured {
     server: Server,
     address: SocketAddr,
     bridge: Option<Bridge>,
-    _kafka: Option<Server>,
+    _others: Vec<Server>,
 }
 
 impl Measured {

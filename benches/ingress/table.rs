@@ -88,7 +88,9 @@ impl Kind {
         match self {
             Self::Bare => "bare",
             Self::Naive => "naive",
+            Self::Baseline => "baseline",
             Self::Bridge => "bridge",
+            Self::Traced => "traced",
             Self::ExactlyOnce => "exactly-once",
         }
     }
@@ -96,9 +98,10 @@ impl Kind {
     /// What it is read beside, and the name of that row.
     const fn beside(self) -> &'static [(Self, &'static str)] {
         match self {
-            Self::Bare => &[],
+            Self::Bare | Self::Baseline => &[],
             Self::Naive => &[(Self::Bare, "naive/bare")],
-            Self::Bridge => &[(Self::Bare, "bridge/bare"), (Self::Naive, "bridge/naive")],
+            Self::Bridge => &[(Self::Bare, "bridge/bare"), (Self::Naive, "bridge/naive"), (Self::Baseline, "bridge/baseline")],
+            Self::Traced => &[(Self::Bridge, "traced/bridge")],
             Self::ExactlyOnce => &[(Self::Bridge, "once/bridge")],
         }
     }
@@ -128,20 +131,20 @@ impl Table {
 
 impl fmt::Display for Table {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{:>11}  {:<12}", "connections", "server")?;
+        write!(out, "{:>11}  {:<15}", "connections", "server")?;
         for (name, _) in FIGURES {
             write!(out, "  {name:>15}")?;
         }
         writeln!(out, "  {:>6}", "failed")?;
         for ((connections, kind), medians) in &self.0 {
-            write!(out, "{connections:>11}  {:<12}", kind.name())?;
+            write!(out, "{connections:>11}  {:<15}", kind.name())?;
             for figure in medians.figures {
                 write!(out, "  {figure:>15.2}")?;
             }
             writeln!(out, "  {:>6}", medians.failed)?;
             for (beside, name) in kind.beside() {
                 let Some(of_beside) = self.0.get(&(*connections, *beside)) else { continue };
-                write!(out, "{connections:>11}  {name:<12}")?;
+                write!(out, "{connections:>11}  {name:<15}")?;
                 for (figure, of_beside) in medians.figures.iter().zip(of_beside.figures) {
                     // The bare server delivers nothing.
                     let ratio = if of_beside > 0.0 { format!("{:.2}", figure / of_beside) } else { "-".to_owned() };

@@ -1,4 +1,4 @@
-//! A collector of OpenTelemetry, by gRPC or HTTP, with or without TLS: it keeps the spans that it is sent, read by the messages that OTLP's authors generate.
+//! A collector of OpenTelemetry, by gRPC or HTTP, with or without TLS: it keeps the spans that it is sent.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
