@@ -33,6 +33,7 @@ use crate::metrics::{Labels, Metrics};
 use crate::routing::Routing;
 use crate::traces::{self, Exporter, Tracer};
 
+pub use drain::drained_since;
 pub use error::{Error, Remedy};
 pub use orphan::{Drained, Left, drain};
 
@@ -266,8 +267,8 @@ fn tell(report: &RecoveryReport) {
     for file in &report.set_aside {
         tracing::error!(file = %file, "a corrupt piece of the journal was set aside");
     }
-    for (from, to) in &report.lost {
-        tracing::error!(from = from.get(), to = to.get(), "records of the journal are lost");
+    for (first, next) in &report.lost {
+        tracing::error!(first_lsn = first.get(), last_lsn = next.get().saturating_sub(1), "records of the journal are lost");
     }
     if let Some(before) = &report.identity_before {
         tracing::error!(before = %before, "the journal's log has lost its end: the journal has a new identity");

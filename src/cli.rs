@@ -22,6 +22,8 @@ use std::process::ExitCode;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Arg, Args, Parser, Subcommand};
 
+use rustix::fs::Mode;
+
 use crate::callback;
 use crate::config::{self as settings, Config, KnownCommand, Problems};
 use crate::log;
@@ -89,6 +91,9 @@ impl Verb {
     }
 }
 
+/// What files and folders that are made do not grant: anything to others, and to the group to write.
+const NOT_FOR_OTHERS: Mode = Mode::RWXO.union(Mode::WGRP);
+
 /// Does what the arguments, the first being the program's name, ask for.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Exit {
     let line = match CommandLine::try_parse_from(arguments) {
@@ -99,10 +104,14 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Exit {
             return if error.use_stderr() { Exit::Usage } else { Exit::Success };
         }
     };
+    // Bodies stand in the journal and in whatever is written of it: they are nobody else's.
+    rustix::process::umask(NOT_FOR_OTHERS);
     match line.verb.run(&line.global) {
         Ok(()) => Exit::Success,
         Err(failure) => {
-            let _ = writeln!(io::stderr(), "chat-bridge: {failure}");
+            if failure.told == Told::No {
+                let _ = writeln!(io::stderr(), "chat-bridge: {failure}");
+            }
             failure.exit
         }
     }
@@ -187,24 +196,39 @@ impl From<Exit> for ExitCode {
 pub struct Failure {
     exit: Exit,
     message: String,
+    told: Told,
+}
+
+/// Whether a failure stands in the log already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    No,
+    InLog,
 }
 
 impl Failure {
     /// A failure that is told in one line.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into() }
+        Self { exit, message: message.into(), told: Told::No }
     }
 
     /// A failure with its causes, which stand behind one another on the line.
     #[must_use]
     pub fn caused(exit: Exit, error: &dyn std::error::Error) -> Self {
-        Self { exit, message: log::with_causes(error) }
+        Self::new(exit, log::with_causes(error))
     }
 
     /// A configuration that is wrong, with each problem on a line of its own.
     #[must_use]
     pub fn configuration(problems: &Problems) -> Self {
-        Self { exit: Exit::Configuration, message: format!("{}\n{problems}", counted(problems)) }
+        Self::new(Exit::Configuration, format!("{}\n{problems}", counted(problems)))
+    }
+
+    /// Tells it in the log, where there is one by now, and nowhere else.
+    #[must_use]
+    fn logged(self) -> Self {
+        tracing::error!(exit_code = self.exit.code(), error = %self.message, "the bridge ends");
+        Self { told: Told::InLog, ..self }
     }
 
     /// With what code the process ends.

@@ -33,6 +33,8 @@ pub enum Order {
 /// How it stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
+    /// Which bridge this is, so that nobody drains one and ends another.
+    pub instance: String,
     /// Whether the bridge is drained, or on its way there.
     pub draining: bool,
     /// Since when, where it is.

@@ -83,7 +83,7 @@ impl Bridge {
 
     /// Ends in haste: nothing that was answered is in memory alone.
     async fn abandon(&self, forwarding: &mut Forwarding, error: Error) -> Error {
-        tracing::error!(error = %log::with_causes(&error), "the bridge ends");
+        tracing::error!(error = %log::with_causes(&error), "a part of the bridge has failed: the others are stopped");
         forwarding.handle().abandon();
         drop(tokio::time::timeout(ABANDON_MAX, forwarding.ended()).await);
         error

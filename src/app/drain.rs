@@ -22,6 +22,7 @@ use crate::durable_file;
 use crate::forwarder;
 use crate::ingress::{Ingress, Intake};
 use crate::journal::Journal;
+use crate::kafka::settings::instance;
 use crate::metrics;
 
 /// How often it is looked whether something is due.
@@ -40,6 +41,7 @@ pub(super) struct Parts {
 
 /// The operator's drain.
 pub(super) struct Drain {
+    instance: String,
     mark: PathBuf,
     ttl: Duration,
     lame_duck: Duration,
@@ -72,6 +74,7 @@ enum Due {
 impl Drain {
     pub(super) fn new(config: &Config, clock: Clock, metrics: metrics::Bridge) -> Self {
         Self {
+            instance: instance(&config.kafka),
             mark: config.journal.dir.join(MARK),
             ttl: config.admin.drain_ttl.get(),
             lame_duck: config.shutdown.lame_duck.get(),
@@ -155,7 +158,7 @@ impl Drain {
         }
         let mut state = self.lock();
         Self::look_for_the_end(&mut state, parts, &self.clock);
-        Ok(report(*state, parts))
+        Ok(report(&self.instance, *state, parts))
     }
 
     fn begin(&self, state: &mut Option<Draining>, parts: &Parts, now: Timestamp) {
@@ -249,8 +252,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn report(state: Option<Draining>, parts: &Parts) -> Report {
+fn report(instance: &str, state: Option<Draining>, parts: &Parts) -> Report {
     Report {
+        instance: instance.to_owned(),
         draining: state.is_some(),
         since: state.map(|draining| Moment(draining.since)),
         expires: state.map(|draining| Moment(draining.expires)),
@@ -273,6 +277,17 @@ enum Mark {
     Unreadable,
     /// When the order was given that it is of.
     Asked(Timestamp),
+}
+
+/// When the bridge whose journal stands in `dir` was asked to drain, where that still stands there; none where the mark says nothing.
+///
+/// # Errors
+/// Where the mark cannot be read.
+pub fn drained_since(dir: &Path) -> io::Result<Option<Timestamp>> {
+    Ok(match read(&dir.join(MARK))? {
+        Mark::Asked(since) => Some(since),
+        Mark::None | Mark::Unreadable => None,
+    })
 }
 
 fn read(mark: &Path) -> io::Result<Mark> {

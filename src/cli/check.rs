@@ -7,8 +7,8 @@ use serde_json::json;
 
 use super::output::{self, Format};
 use super::{Exit, Failure, Global, counted, known, print};
-use crate::config::{self, Problem, Warning};
-use crate::{ingress, log, traces};
+use crate::config::{self, Config, Problem, Warning};
+use crate::{ingress, kafka, log, traces};
 
 /// Read the configuration and print every problem with its dotted key; exit code 78 if there is one.
 ///
@@ -24,8 +24,10 @@ impl Check {
     pub(super) fn run(self, global: &Global) -> Result<(), Failure> {
         let (problems, warnings, failure) = match global.load_for_serve() {
             Ok(config) => {
-                let problems: Vec<_> =
-                    [config.http.tls.as_ref().and_then(no_tls), no_traces(&config.tracing)].into_iter().flatten().collect();
+                let problems: Vec<_> = [config.http.tls.as_ref().and_then(no_tls), no_traces(&config.tracing), no_kafka(&config)]
+                    .into_iter()
+                    .flatten()
+                    .collect();
                 let failure = problems.first().map(|_| Failure::new(Exit::Configuration, "the configuration has a problem".to_owned()));
                 (problems, config::warnings(&config, &known()), failure)
             }
@@ -52,6 +54,12 @@ fn no_tls(files: &config::Tls) -> Option<Problem> {
 fn no_traces(config: &config::Tracing) -> Option<Problem> {
     let problem = traces::check(config).err()?;
     Some(Problem { key: "tracing".to_owned(), message: format!("failed to {}", log::with_causes(&problem)), origin: None })
+}
+
+/// What librdkafka says against its properties, each of which may be set.
+fn no_kafka(config: &Config) -> Option<Problem> {
+    let problem = kafka::Settings::load(&config.kafka, &config.topics).and_then(|settings| settings.check()).err()?;
+    Some(Problem { key: "kafka.properties".to_owned(), message: format!("failed to {}", log::with_causes(&problem)), origin: None })
 }
 
 /// One line each.

@@ -21,7 +21,7 @@ impl Serve {
         for warning in config::warnings(&config, &known()) {
             tracing::warn!(key = %warning.key, "{}", warning.message);
         }
-        run(config, Purpose::Serve, |_| {})
+        run(config, Purpose::Serve, |_| {}).map_err(Failure::logged)
     }
 }
 

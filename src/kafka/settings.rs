@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::producer::{BaseProducer, DefaultProducerContext};
 use sha2::{Digest, Sha256};
 
-use super::Error;
+use super::{Error, creation};
 use crate::config;
 
 /// librdkafka's second names. Its properties come in no order, so a name that stands twice would be a matter of luck.
@@ -217,6 +218,18 @@ impl Settings {
         self.secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), "***"))
     }
 
+    /// Has librdkafka judge the properties, without a connection to anybody.
+    ///
+    /// # Errors
+    /// [`Error::Client`] where it makes no client of them.
+    pub fn check(&self) -> Result<(), Error> {
+        let mut config = self.producer();
+        config.remove("bootstrap.servers");
+        let Err(error) = config.create::<BaseProducer<DefaultProducerContext>>() else { return Ok(()) };
+        let error = creation(&error);
+        Err(if let Error::Client(why) = &error { Error::Client(self.redact(why)) } else { error })
+    }
+
     /// For a producer.
     pub(super) fn producer(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
@@ -371,8 +384,6 @@ fn log_level() -> RDKafkaLogLevel {
 
 #[cfg(test)]
 mod tests {
-    use rdkafka::producer::{BaseProducer, DefaultProducerContext};
-
     use super::*;
 
     fn kafka(properties: &[(&str, &str)], secrets: &[(&str, &Path)]) -> config::Kafka {

@@ -28,6 +28,8 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Tracked {
     snapshot: Snapshot,
+    /// There was a producer before.
+    built: bool,
     /// A handshake has failed since the last statistics.
     refused_lately: bool,
     /// What the last connection failed with: that all brokers are down says only how many they are.
@@ -119,7 +121,9 @@ impl Status {
 
     /// A producer was built.
     pub fn built(&self) {
-        if self.lock().snapshot.unbuilt.take().is_some() {
+        let mut tracked = self.lock();
+        let (was_built, was_not) = (std::mem::replace(&mut tracked.built, true), tracked.snapshot.unbuilt.take());
+        if was_built || was_not.is_some() {
             tracing::info!("kafka producer built again");
         }
     }

@@ -104,6 +104,14 @@ fn check_is_content_with_a_right_configuration() {
 }
 
 #[test]
+fn check_has_librdkafka_judge_its_properties_and_asks_nobody() {
+    let file = File::new(&format!("{RIGHT}\n[kafka.properties]\n'security.protocol' = 'SASL_PLAINTEXT'\n'sasl.mechanism' = 'PLAAIN'\n"));
+    let check = run(&["check", "--config", file.path()], &[]);
+    assert_eq!((check.code, check.stdout.lines().count()), (Some(CONFIGURATION), 1), "{}", check.stdout);
+    assert!(check.stdout.starts_with("kafka.properties: failed to ") && check.stdout.contains("SASL mechanism"), "{}", check.stdout);
+}
+
+#[test]
 fn check_prints_every_problem_with_its_key_and_ends_with_78() {
     let file = File::new(
         "apps = [{sdk_app_id = 1, tokens_file = '/no/such/file'}]\n[http]\nbody_mx = '1MiB'\n[kafka.properties]\n'sasl.password' = 'hunter2'\n",

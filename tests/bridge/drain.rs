@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::bridge::{Bridge, Client, Delivery, INSTANCE, PATIENCE, Site, exchange, group_full, prefix};
+use crate::support::bridge::{Bridge, Client, Delivery, INSTANCE, PATIENCE, Site, exchange, group_full, prefix, program};
 use crate::support::http::Answer;
 use crate::support::proxy::Weather;
 use crate::support::{eventually, free_port, kafka};
@@ -58,6 +58,7 @@ fn is_drained(bridge: &Bridge) {
     assert!(ready.status == 503 && ready.body.contains("unready draining: the operator has asked for it at 2"), "{ready:?}");
     assert_eq!(bridge.page("/livez").status, 200, "it is not to be restarted");
     assert_eq!(bridge.metric("chat_bridge_draining"), 1.0);
+    assert_eq!(order(bridge, "GET")["instance"], INSTANCE);
 }
 
 #[track_caller]
@@ -239,6 +240,9 @@ fn a_drain_outlives_the_process_and_ends_by_delete() {
     let since = order(&bridge, "POST")["since"].clone();
     // At once: what was answered is on disk.
     bridge.kill();
+    let status = program().args(["journal", "status", "--format", "json", "--config"]).arg(site.config()).output().unwrap();
+    let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!(status["drained_since"], since, "{status}");
 
     let ends: [fn(Bridge); 2] = [Bridge::kill, |bridge| drop(bridge.stop())];
     for end in ends {
@@ -254,6 +258,8 @@ fn a_drain_outlives_the_process_and_ends_by_delete() {
 
     let bridge = site.start();
     order(&bridge, "DELETE");
+    let status = program().args(["journal", "status", "--config"]).arg(site.config()).output().unwrap();
+    assert!(status.status.success() && !String::from_utf8_lossy(&status.stdout).contains("drained"), "{status:?}");
     serves(&bridge);
     assert_eq!(order(&bridge, "DELETE")["draining"], false, "again does no harm");
     bridge.kill();

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use crate::support::bridge::{APP, Bridge, Client, PATIENCE, Site, group_full, prefix};
@@ -309,6 +310,11 @@ fn what_is_too_large_becomes_a_dead_letter_and_what_is_too_large_for_that_lies_i
     let away = letters.iter().find(|letter| letter.value.as_deref() == Some(b"")).unwrap();
     assert_eq!(header(away, "dl_instance"), Some("7"));
     let file = site.journal().join("oversized").join(header(away, "dl_file").unwrap());
+    let in_journal = fs::read_dir(site.journal()).unwrap().map(|entry| entry.unwrap().path());
+    for path in [site.journal(), file.clone()].into_iter().chain(in_journal) {
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o027, 0, "{}: {mode:o}", path.display());
+    }
     assert_eq!(fs::read(file).unwrap(), huge.as_bytes());
     assert_eq!(bridge.metric("chat_bridge_dead_letters_total{reason=\"too_large\"}"), 2.0);
     bridge.stop();

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::super::output::Format;
 use super::super::{Failure, Global, print};
 use super::{Place, counted, failure, folder, lsns, size};
+use crate::app;
 use crate::callback::Callback;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
@@ -44,6 +45,8 @@ struct Report {
     state: &'static str,
     #[serde(skip)]
     usage: Usage,
+    /// When the operator asked for the drain that stands in the folder.
+    drained_since: Option<String>,
     /// `good`, `absent` or `lost`.
     checkpoint: &'static str,
     first_lsn: u64,
@@ -131,6 +134,12 @@ fn report(config: &Config, folder: &Folder) -> Result<Report, Error> {
         created: segment.created.to_string(),
         published: segment.end <= lowest,
     };
+    let mark = app::drained_since(folder.dir()).map_err(|source| Error::Io {
+        operation: "read the mark of a drain in",
+        path: folder.dir().to_owned(),
+        source,
+    })?;
+    let drained_since = mark.map(|since| since.to_string());
     Ok(Report {
         dir: folder.dir().display().to_string(),
         identity: view.identity.map(|identity| identity.to_string()),
@@ -140,6 +149,7 @@ fn report(config: &Config, folder: &Folder) -> Result<Report, Error> {
             Usage::Left => "left",
         },
         usage: view.usage,
+        drained_since,
         checkpoint: match view.checkpoint {
             CheckpointState::Good => "good",
             CheckpointState::Absent => "absent",
@@ -216,6 +226,9 @@ impl fmt::Display for Report {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(out, "journal      {} ({})", self.dir, self.identity.as_deref().unwrap_or("no identity"))?;
         writeln!(out, "used         {}", self.usage)?;
+        if let Some(since) = &self.drained_since {
+            writeln!(out, "drained      since {since}")?;
+        }
         if self.checkpoint != "good" {
             writeln!(out, "checkpoint   {}: everything that is here counts as unpublished", self.checkpoint)?;
         }

@@ -295,6 +295,13 @@ impl Bridge {
     pub(crate) fn ended_with(&mut self, code: i32, timeout: Duration) -> String {
         let (status, log) = self.ended(timeout);
         assert_eq!((status.code(), status.signal()), (Some(code), None), "{log}");
+        // A configuration that cannot be read says nothing of the log either.
+        if ![0, 64, 78].contains(&code) {
+            let lines = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+            let mut ends =
+                lines.filter(|line| line["level"] == "ERROR" && line["message"] == "the bridge ends" && line["exit_code"] == code);
+            assert!(ends.next().is_some() && ends.next().is_none(), "{log}");
+        }
         log
     }
 
