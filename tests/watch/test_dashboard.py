@@ -116,7 +116,7 @@ chat_bridge_build_info{namespace="im", job="chat-bridge", pod="bridge-1", instan
 process_resident_memory_bytes{namespace="im", job="chat-bridge", pod="bridge-0", instance="10.0.0.1:9090"} 100x20
 process_resident_memory_bytes{namespace="im", job="chat-bridge", pod="bridge-1", instance="10.0.0.2:9090"} 200x20
 kube_pod_container_resource_limits{namespace="im", job="kube-state-metrics", pod="bridge-0", container="bridge", resource="memory", unit="byte"} 400x20
-kube_pod_container_resource_limits{namespace="im", job="kube-state-metrics", pod="bridge-0", container="bridge", resource="cpu", unit="core"} 2x20
+kube_pod_container_resource_limits{namespace="im", job="kube-state-metrics", pod="bridge-1", container="bridge", resource="cpu", unit="core"} 2x20
 kube_pod_container_resource_limits{namespace="im", job="kube-state-metrics", pod="bridge-0", container="sidecar", resource="memory", unit="byte"} 50x20
 kube_pod_container_resource_limits{namespace="im", job="kube-state-metrics", pod="other-0", container="bridge", resource="memory", unit="byte"} 400x20
 container_memory_working_set_bytes{namespace="im", job="kubelet", instance="node", pod="bridge-0", container="bridge"} 300x20
@@ -133,7 +133,7 @@ kubelet_volume_stats_capacity_bytes{namespace="im", job="kubelet", instance="nod
 kube_pod_spec_volumes_persistentvolumeclaims_info{namespace="im", job="kube-state-metrics", pod="bridge-0", volume="data", persistentvolumeclaim="data-bridge-0"} 1x20
 kube_pod_spec_volumes_persistentvolumeclaims_info{namespace="im", job="kube-state-metrics", pod="other-0", volume="data", persistentvolumeclaim="data-other-0"} 1x20
 """
-#: What the panels make of that. The second pod has no limits, and so no line.
+#: What the panels make of that. The second pod has no limit of memory, and so no line.
 OF_A_CLUSTER = {
     ("Memory, of the limit", "A"): ('{namespace="im", pod="bridge-0"}', 0.25),
     ("Memory, of the limit", "B"): ('{namespace="im", pod="bridge-0"}', 0.75),
