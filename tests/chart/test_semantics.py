@@ -381,8 +381,8 @@ def test_secrets_reach_the_bridge_as_files(chart):
     tls = chart.objects("ci/loadbalancer-tls-values.yaml")
     assert tomllib.loads(support.config(tls))["http"]["tls"] == {"certificate": "/etc/chat-bridge/tls/tls.crt", "private_key": "/etc/chat-bridge/tls/tls.key", "client_ca": "/etc/chat-bridge/tls/client-ca.crt"}
     issued = chart.objects("ci/certificate-values.yaml")
-    secret = the(issued, "Certificate")["spec"]["secretName"]
-    assert secret in json.dumps(the(issued, "StatefulSet")["spec"]["template"]["spec"]["volumes"])
+    certificate = the(issued, "Certificate")["spec"]
+    assert "server auth" in certificate["usages"] and certificate["secretName"] in json.dumps(the(issued, "StatefulSet")["spec"]["template"]["spec"]["volumes"])
     assert "client_ca" not in support.config(issued)
 
 
