@@ -48,8 +48,12 @@ def restricted(spec):
 @pytest.mark.parametrize("file", FILES)
 def test_every_pod_is_restricted_and_has_no_token(chart, file):
     seen = 0
-    for owner, _, spec in pods(chart.objects(file)):
+    objects = chart.objects(file)
+    assert all(one["automountServiceAccountToken"] is False for one in of_kind(objects, "ServiceAccount"))
+    for owner, _, spec in pods(objects):
         seen += 1
+        # A pod of its own that is no hook would be installed, and stay.
+        assert owner["kind"] != "Pod" or owner["metadata"]["annotations"]["helm.sh/hook"] == "test"
         who = f"{owner['kind']} {owner['metadata']['name']}"
         assert restricted(spec) == [], who
         assert spec["automountServiceAccountToken"] is False, who
