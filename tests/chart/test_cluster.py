@@ -192,7 +192,7 @@ WARNINGS = [
     (MINIMAL, ["service.type=LoadBalancer"], "the Service is a LoadBalancer without TLS"),
     (MINIMAL, ["service.type=LoadBalancer", "config.apps[0].sdk_app_id=1400000000", "config.apps[0].sources={203.0.113.0/24}"], "app 1400000000 has sources, and service.externalTrafficPolicy is not Local"),
     (MINIMAL, ["hpa.enabled=true", "resources.requests.cpu=1"], "hpa scales out and never in"),
-    (MINIMAL, ["prometheusRule.enabled=true", "fullnameOverride=im"], "the alert of a volume without a pod looks for names with chat-bridge in them, which im has not"),
+    (MINIMAL, ["prometheusRule.enabled=true", "fullnameOverride=im"], "the alerts ChatBridgeInstancesNotReady and ChatBridgeVolumeWithoutPod look for names with chat-bridge in them, which im has not"),
     (MINIMAL, ["config.kafka.delivery=exactly-once"], "exactly-once: no other bridge may use chat-bridge.positions with the numbers 0 to 1"),
 ]
 

@@ -2,12 +2,10 @@
 
 import json
 import pathlib
-import re
 import subprocess
 
 import kubernetes_validate
 import pytest
-import yaml
 
 import support
 from support import HELMS, NEWEST, OLDEST, TOOLS, VALUES_FILES, relative
@@ -130,14 +128,6 @@ def test_an_older_kubernetes_is_refused(chart):
     assert "incompatible with Kubernetes" in done.err
 
 
-def test_the_chart_is_packed_without_what_is_for_tests(chart, tmp_path):
-    assert chart.helm("helm4", "package", chart.folder, "--destination", tmp_path).code == 0
-    (package,) = tmp_path.glob("*.tgz")
-    names = subprocess.run(["tar", "tzf", package], capture_output=True, text=True, check=True).stdout.splitlines()
-    assert "chat-bridge/examples/minimal.yaml" in names
-    assert not [name for name in names if re.search(r"/ci/|gotmpl|\.orig$", name)]
-
-
 def test_the_readme_is_in_step(chart):
     for name in ("README.md", "helm-docs.out"):
         (chart.folder / name).unlink(missing_ok=True)
@@ -145,9 +135,3 @@ def test_the_readme_is_in_step(chart):
     made = (chart.folder / "helm-docs.out").read_text()
     (chart.folder / "helm-docs.out").unlink()
     assert made == (support.CHART / "README.md").read_text(), "helm/chat-bridge/README.md is stale: tests/chart/target/tools/helm-docs-v1.14.2 -c helm/chat-bridge -s file"
-
-
-def test_the_chart_bears_the_version_of_the_program():
-    made = yaml.safe_load((support.CHART / "Chart.yaml").read_text())
-    program = re.search(r'^version = "(.*)"', (support.REPOSITORY / "Cargo.toml").read_text(), re.M).group(1)
-    assert made["appVersion"] == program

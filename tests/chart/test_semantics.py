@@ -48,8 +48,12 @@ def restricted(spec):
 @pytest.mark.parametrize("file", FILES)
 def test_every_pod_is_restricted_and_has_no_token(chart, file):
     seen = 0
-    for owner, _, spec in pods(chart.objects(file)):
+    objects = chart.objects(file)
+    assert all(one["automountServiceAccountToken"] is False for one in of_kind(objects, "ServiceAccount"))
+    for owner, _, spec in pods(objects):
         seen += 1
+        # A pod of its own that is no hook would be installed, and stay.
+        assert owner["kind"] != "Pod" or owner["metadata"]["annotations"]["helm.sh/hook"] == "test"
         who = f"{owner['kind']} {owner['metadata']['name']}"
         assert restricted(spec) == [], who
         assert spec["automountServiceAccountToken"] is False, who
@@ -381,8 +385,8 @@ def test_secrets_reach_the_bridge_as_files(chart):
     tls = chart.objects("ci/loadbalancer-tls-values.yaml")
     assert tomllib.loads(support.config(tls))["http"]["tls"] == {"certificate": "/etc/chat-bridge/tls/tls.crt", "private_key": "/etc/chat-bridge/tls/tls.key", "client_ca": "/etc/chat-bridge/tls/client-ca.crt"}
     issued = chart.objects("ci/certificate-values.yaml")
-    secret = the(issued, "Certificate")["spec"]["secretName"]
-    assert secret in json.dumps(the(issued, "StatefulSet")["spec"]["template"]["spec"]["volumes"])
+    certificate = the(issued, "Certificate")["spec"]
+    assert "server auth" in certificate["usages"] and certificate["secretName"] in json.dumps(the(issued, "StatefulSet")["spec"]["template"]["spec"]["volumes"])
     assert "client_ca" not in support.config(issued)
 
 

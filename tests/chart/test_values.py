@@ -196,3 +196,35 @@ def test_every_value_counts(chart, path, value):
         assert before.code == 0, before.err
         assert after.code == 0, after.err
         assert before.out != after.out, f"{name} = {changed!r} changes nothing"
+
+
+def strings(value):
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list):
+        return {value} if isinstance(value, str) else set()
+    return {text for inner in value for text in strings(inner)}
+
+
+def references(value):
+    """What an object names of others that its pods cannot start without: kind, and name."""
+    keys = {"secretRef": "Secret", "secretKeyRef": "Secret", "configMapRef": "ConfigMap", "configMapKeyRef": "ConfigMap", "configMap": "ConfigMap", "secret": "Secret"}
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key in keys and isinstance(inner, dict):
+                yield keys[key], inner.get("name", inner.get("secretName"))
+            elif key == "imagePullSecrets":
+                yield from (("Secret", one["name"]) for one in inner)
+            else:
+                yield from references(inner)
+    for inner in value if isinstance(value, list) else ():
+        yield from references(inner)
+
+
+@pytest.mark.parametrize("file", [support.relative(path) for path in support.VALUES_FILES])
+def test_what_a_pod_needs_is_made_or_named_by_the_user(chart, file):
+    made = {("Secret", one["spec"]["secretName"]) if one["kind"] == "Certificate" else (one["kind"], one["metadata"]["name"]) for one in chart.objects(file)}
+    named = strings(yaml.safe_load((CHART / file).read_text()))
+    found = {reference for _, _, spec in support.pods(chart.objects(file)) for reference in references(spec)}
+    assert {kind for kind, _ in found} >= ({"ConfigMap"} if "allowUnsigned" in (CHART / file).read_text() else {"ConfigMap", "Secret"})
+    assert not [(kind, name) for kind, name in found if (kind, name) not in made and name not in named]

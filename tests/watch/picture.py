@@ -4,6 +4,7 @@ It draws what the dashboard's JSON says: place, kind, unit, limits, colours, que
 """
 
 import math
+import re
 import sys
 import tempfile
 import time
@@ -52,8 +53,8 @@ def human(value, unit):
 
 
 def legend(labels, form):
-    for key, value in labels.items():
-        form = form.replace("{{" + key + "}}", value)
+    # A label that is not there is empty, as in Grafana.
+    form = re.sub(r"{{(\w+)}}", lambda match: labels.get(match[1], ""), form).strip()
     return form or ", ".join(labels.values())
 
 
@@ -166,16 +167,22 @@ def draw_heat(axes, panel, prometheus, span, how):
 def draw_table(axes, panel, prometheus, span, how):
     axes.set_axis_off()
     names = panel["transformations"][1]["options"]["renameByName"]
+    units = {override["matcher"]["options"]: override["properties"][0]["value"] for override in panel["fieldConfig"]["overrides"]}
     rows = {}
     for target in panel["targets"]:
+        head = names.get(f"Value #{target['refId']}")
         for labels, value in prometheus.query(dashboards.query(target["expr"], **how), span[1]):
-            rows.setdefault(labels["instance"], {})[names[f"Value #{target['refId']}"]] = value
-    heads = [names[f"Value #{target['refId']}"] for target in panel["targets"]]
-    width = 1 / (len(heads) + 1)
-    for column, head in enumerate(["instance", *heads]):
+            row = rows.setdefault(labels["instance"], {})
+            row |= {names[label]: text for label, text in labels.items() if label in names}
+            if head:
+                row[head] = human(value, units.get(head, "none"))
+    # Columns without a value in any line are those of labels that this Prometheus does not have.
+    heads = [head for head in names.values() if any(head in row for row in rows.values())]
+    width = 1 / max(1, len(heads))
+    for column, head in enumerate(heads):
         axes.text(0.01 + column * width, 0.82, head, color=PALETTE[2], fontsize=7, transform=axes.transAxes)
-    for line, (instance, values) in enumerate(sorted(rows.items())):
-        for column, text in enumerate([instance, *(human(values.get(head), "none") for head in heads)]):
+    for line, (_, row) in enumerate(sorted(rows.items())):
+        for column, text in enumerate(row.get(head, "–") for head in heads):
             axes.text(0.01 + column * width, 0.66 - line * 0.15, text, color=TEXT, fontsize=7, transform=axes.transAxes)
 
 
@@ -214,7 +221,8 @@ def draw(prometheus, span, path):
         axes.tick_params(colors=FAINT, labelsize=5.8, length=0)
         for edge in axes.spines.values():
             edge.set_visible(False)
-        DRAW[panel["type"]](axes, panel, prometheus, span, how)
+        # A panel of minutes has a minute here, where hours are minutes.
+        DRAW[panel["type"]](axes, panel, prometheus, span, how | ({"rate_interval": "60s"} if "interval" in panel else {}))
         if not bare:
             axes.set_xlim(0, span[1] - span[0])
             axes.set_xticks(range(0, round(span[1] - span[0]), 60))

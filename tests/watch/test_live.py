@@ -197,7 +197,8 @@ def story(tmp_path_factory):
             breaks.go_on()
             prometheus.passes(1)
         seen.alerts = system.alertmanager.alerts()
-        queries = dashboards.queries(dashboards.read())
+        # Of what a cluster exposes there is nothing here; those queries are asked of made-up series (test_dashboard.py).
+        queries = [each for each in dashboards.queries(dashboards.read()) if not dashboards.is_foreign(each[2])]
 
         def answered():
             breaks.go_on()

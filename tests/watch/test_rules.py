@@ -12,7 +12,13 @@ import rules
 
 CASES = sorted((rules.ROOT / "tests/watch/rules").glob("*.yaml"))
 #: Metrics of kube-state-metrics, and of Prometheus itself.
-FOREIGN = {"kube_persistentvolumeclaim_status_phase", "kube_pod_spec_volumes_persistentvolumeclaims_info", "up"}
+FOREIGN = {
+    "kube_persistentvolumeclaim_status_phase",
+    "kube_pod_spec_volumes_persistentvolumeclaims_info",
+    "kube_statefulset_replicas",
+    "kube_statefulset_status_replicas_ready",
+    "up",
+}
 HEADINGS = ["Meaning", "Impact", "Diagnosis", "Mitigation", "Verify"]
 FIRING = re.compile(r'ALERTS\{alertname="(\w+)", alertstate="firing"(?:, severity="(\w+)")?(?:, window="(\w+)")?\}')
 ALERTS = rules.alerts()
