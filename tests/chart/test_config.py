@@ -116,7 +116,7 @@ def test_the_address_of_the_service_reaches_the_healthcheck(chart, bridge, name)
 def test_a_service_whose_variables_would_be_settings_is_not_asked_by_them(chart, bridge):
     assert bridge("healthcheck", environment={"CHAT_BRIDGE_EU_SERVICE_HOST": "127.0.0.1"}).returncode == 78
     pods = lambda **values: [one["metadata"]["name"] for one in of_kind(chart.objects(MINIMAL, values={"fullnameOverride": "chat-bridge-eu"} | values), "Pod")]
-    assert pods() == ["chat-bridge-eu-test-configuration"]
+    assert pods() == ["chat-bridge-eu-test-configuration", "chat-bridge-eu-test-kafka"]
     assert "chat-bridge-eu-test-connection" in pods(helmTest={"address": "10.0.0.1:9090"})
 
 
