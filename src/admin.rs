@@ -46,7 +46,7 @@ const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The address cannot be bound: in use, or not this machine's.
-    #[error("failed to listen on {address}")]
+    #[error("listen on {address}")]
     Bind {
         /// The address.
         address: SocketAddr,

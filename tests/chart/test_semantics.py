@@ -216,13 +216,24 @@ def test_it_scales_out_and_never_in(chart):
     assert spec["metrics"][0]["containerResource"]["container"] == "bridge"
 
 
+def test_what_the_tests_say_can_be_asked_for(chart):
+    """`helm test --logs` asks for the logs once all have ended, without the name of a container."""
+    tests = of_kind(chart.objects(MINIMAL), "Pod")
+    by_weight = sorted(tests, key=lambda one: int(one["metadata"]["annotations"]["helm.sh/hook-weight"]))
+    assert [[*one["spec"].get("initContainers", []), *one["spec"]["containers"]][0]["args"] for one in by_weight] == [["check"], ["topics", "plan"], ["healthcheck"]]
+    for one in tests:
+        assert (one["metadata"]["annotations"]["helm.sh/hook-delete-policy"], len(containers(one["spec"]))) == ("before-hook-creation", 1)
+    without = chart.objects(MINIMAL, values={"helmTest": {"kafka": False}})
+    assert [one["metadata"]["name"] for one in of_kind(without, "Pod")] == [f"{NAME}-test-configuration", f"{NAME}-test-connection"]
+
+
 def test_the_operators_side_stays_inside(chart):
     ports = lambda file, **how: [port["name"] for port in the(chart.objects(file, **how), "Service", NAME)["spec"]["ports"]]
     assert ports(MINIMAL) == ["http", "admin"]
     for kind in ("LoadBalancer", "NodePort"):
         assert ports(MINIMAL, values={"service": {"type": kind}}) == ["http"]
     tests = [one["metadata"]["name"] for one in of_kind(chart.objects("ci/loadbalancer-tls-values.yaml"), "Pod")]
-    assert tests == [f"{NAME}-test-configuration"], "no address to ask"
+    assert tests == [f"{NAME}-test-{name}" for name in ("configuration", "kafka")], "no address to ask"
     for file in ("ci/ingress-values.yaml", "ci/gateway-values.yaml"):
         assert "admin" not in json.dumps([one["spec"] for one in chart.objects(file) if one["kind"] in ("Ingress", "HTTPRoute")])
 

@@ -50,8 +50,15 @@ def test_the_logs_are_json(release):
 
 
 def test_helm_test(release, services):
-    said = release.cluster.helm("test", "bridge", "--timeout", "60s")
-    assert len(re.findall(r"Phase:\s+Succeeded", said)) == 2, said
+    passes_its_tests(release)
+
+
+def passes_its_tests(release, **how):
+    """The pods of a test before are there still, and make room."""
+    said = release.cluster.helm("test", "bridge", "--logs", "--timeout", "60s", **how)
+    assert len(re.findall(r"Phase:\s+Succeeded", said)) == 3, said
+    assert sorted(re.findall(r"POD LOGS: (\S+)", said)) == [f"{NAME}-test-{name}" for name in ("configuration", "connection", "kafka")], said
+    assert "no problems" in said, said
 
 
 def test_a_change_of_the_configuration_rolls_the_pods(release, callbacks):
@@ -139,7 +146,9 @@ def test_drain_and_scale_in(release, callbacks):
     with callbacks() as load:
         assert release.drain(2, "POST")["draining"]
         drained = eventually("instance 2 is drained", lambda: (said := release.drain(2, "GET"))["empty_since"] and said or Not(said))
-        assert not drained["accepting"] and drained["unpublished"] == 0 and not drained["parked"]
+        assert drained["instance"] == "2" and not drained["accepting"] and drained["unpublished"] == 0 and not drained["parked"]
+        folder = json.loads(release.bridge(2, "journal", "status", "--format", "json"))
+        assert folder["drained_since"] == drained["since"] and folder["unpublished"]["records"] == 0
         eventually("the Service leads nobody to instance 2", lambda: not is_ready(release.pod(2)))
         release.upgrade(replicas=2, allowScaleIn="true")
         release.ready(0, 1)
@@ -250,6 +259,7 @@ def test_the_volumes_outlive_the_release(release, callbacks, kafka):
     release.empties(0, 1)
     load.was_undisturbed()
     load.arrived()
+    passes_its_tests(release, version=HELM3)
     release.cluster.helm("uninstall", "bridge", *WAIT, version=HELM3)
     release.ready()
     assert release.claims() == kept, "the volumes went with the release"

@@ -7,6 +7,14 @@
 /var/lib/chat-bridge
 {{- end }}
 
+{{/* Takes what is null out of a map and out of those in it: null is how a user takes a default away, or leaves a section empty. */}}
+{{- define "chat-bridge.withoutNull" -}}
+{{- $map := . -}}
+{{- range $key, $value := $map -}}
+{{- if kindIs "invalid" $value }}{{ $_ := unset $map $key }}{{ else if kindIs "map" $value }}{{ include "chat-bridge.withoutNull" $value }}{{ end -}}
+{{- end -}}
+{{- end }}
+
 {{/*
 The configuration as JSON: `config`, and what the chart adds to it: the journal's folder, and the paths of the files that it mounts. Everything goes through
 JSON once, so that numbers are alike whether they come from a file or from --set.
@@ -14,11 +22,12 @@ JSON once, so that numbers are alike whether they come from a file or from --set
 {{- define "chat-bridge.config" -}}
 {{- $dir := include "chat-bridge.configDir" . -}}
 {{- $config := .Values.config | toJson | fromJson -}}
+{{- include "chat-bridge.withoutNull" $config -}}
 {{- range $section := list "http" "admin" "journal" "kafka" -}}
 {{- if not (kindIs "map" (index $config $section)) }}{{ $_ := set $config $section dict }}{{ end -}}
 {{- end -}}
 {{- $_ := set $config.journal "dir" (include "chat-bridge.journalDir" .) -}}
-{{- $tokens := .Values.secrets.tokens -}}
+{{- $tokens := default dict .Values.secrets.tokens -}}
 {{- range $app := default list $config.apps -}}
 {{- $id := include "chat-bridge.plain" $app.sdk_app_id -}}
 {{- if hasKey $tokens $id }}{{ $_ := set $app "tokens_file" (printf "%s/tokens/%s" $dir $id) }}{{ end -}}
@@ -108,7 +117,7 @@ bridge takes up new secrets by itself.
 {{- define "chat-bridge.secretsChecksum" -}}
 {{- $root := . -}}
 {{- $names := list -}}
-{{- range $source := concat (values .Values.secrets.tokens) (values .Values.secrets.kafka) (list .Values.secrets.adminToken .Values.tls.clientCa) -}}
+{{- range $source := concat (default dict .Values.secrets.tokens | values) (default dict .Values.secrets.kafka | values) (list .Values.secrets.adminToken .Values.tls.clientCa) -}}
 {{- if $source.existingSecret }}{{ $names = append $names $source.existingSecret }}{{ end -}}
 {{- end -}}
 {{- if include "chat-bridge.tls" . }}{{ $names = append $names (include "chat-bridge.tlsSecretName" .) }}{{ end -}}

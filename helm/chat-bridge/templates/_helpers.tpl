@@ -120,10 +120,10 @@ annotations:
 {{/* Bytes of a size of the bridge ("8GiB", "9MB", 4096) or a quantity of Kubernetes ("10Gi", "1.5G"); empty where it is neither. */}}
 {{- define "chat-bridge.bytes" -}}
 {{- $text := include "chat-bridge.plain" . -}}
-{{- $number := regexFind "^[0-9]+([.][0-9]+)?" $text -}}
-{{- $unit := trimPrefix $number $text | trim | trimSuffix "B" -}}
-{{- $units := dict "" 1 "k" 1000 "K" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "P" 1000000000000000
-    "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 -}}
+{{- $number := regexFind "^([0-9]+[.]?[0-9]*|[.][0-9]+)" $text -}}
+{{- $unit := trimPrefix $number $text | trim | lower | trimSuffix "b" -}}
+{{- $units := dict "" 1 "k" 1000 "m" 1000000 "g" 1000000000 "t" 1000000000000 "p" 1000000000000000 "e" 1000000000000000000
+    "ki" 1024 "mi" 1048576 "gi" 1073741824 "ti" 1099511627776 "pi" 1125899906842624 "ei" 1152921504606846976 -}}
 {{- if and $number (hasKey $units $unit) }}{{ mulf (float64 $number) (index $units $unit) | floor | printf "%.0f" }}{{ end }}
 {{- end }}
 

@@ -47,7 +47,7 @@ The topics that the configuration names, as JSON: name -> partitions, replicas, 
 
 {{/* One for each instance that there may be; 32 where the configuration says nothing else. */}}
 {{- define "chat-bridge.positionsPartitions" -}}
-{{- $own := dig "topics" "config" (include "chat-bridge.positionsTopic" .) dict .Values.config -}}
+{{- $own := dig "topics" "config" (include "chat-bridge.positionsTopic" .) dict (include "chat-bridge.config" . | fromJson) -}}
 {{- include "chat-bridge.plain" (default 32 $own.partitions) }}
 {{- end }}
 

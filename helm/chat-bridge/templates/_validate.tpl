@@ -48,17 +48,18 @@ extraEnv: {{ $env.name }} belongs into config, where it can be checked
 
 {{- define "chat-bridge.validate.secrets" -}}
 {{- $config := .Values.config -}}
+{{- $tokens := default dict .Values.secrets.tokens }}
 {{- $ids := list }}
 {{- range $app := default list $config.apps }}
 {{- $id := include "chat-bridge.plain" $app.sdk_app_id }}
 {{- $ids = append $ids $id }}
-{{- if and $app.tokens_file (hasKey $.Values.secrets.tokens $id) }}
+{{- if and $app.tokens_file (hasKey $tokens $id) }}
 secrets.tokens.{{ $id }}: config.apps has a tokens_file for this app already
-{{- else if not (or $app.tokens_file (hasKey $.Values.secrets.tokens $id) $.Values.secrets.allowUnsigned) }}
+{{- else if not (or $app.tokens_file (hasKey $tokens $id) $.Values.secrets.allowUnsigned) }}
 secrets.tokens: app {{ $id }} has no tokens, so anybody could send its callbacks (set secrets.allowUnsigned=true if that is meant)
 {{- end }}
 {{- end }}
-{{- range $id, $_ := .Values.secrets.tokens }}
+{{- range $id, $_ := $tokens }}
 {{- if not (has $id $ids) }}
 secrets.tokens.{{ $id }}: config.apps has no such app
 {{- end }}
