@@ -21,7 +21,6 @@ use std::process::ExitCode;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Arg, Args, Parser, Subcommand};
-
 use rustix::fs::Mode;
 
 use crate::callback;
@@ -105,7 +104,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         }
     };
     // Bodies stand in the journal and in whatever is written of it: they are nobody else's.
-    rustix::process::umask(NOT_FOR_OTHERS);
+    let inherited = rustix::process::umask(NOT_FOR_OTHERS);
+    rustix::process::umask(inherited | NOT_FOR_OTHERS);
     match line.verb.run(&line.global) {
         Ok(()) => Exit::Success,
         Err(failure) => {
@@ -221,7 +221,7 @@ impl Failure {
     /// A configuration that is wrong, with each problem on a line of its own.
     #[must_use]
     pub fn configuration(problems: &Problems) -> Self {
-        Self::new(Exit::Configuration, format!("{}\n{problems}", counted(problems)))
+        Self::new(Exit::Configuration, format!("{}\n{problems}", counted(problems.iter().count())))
     }
 
     /// Tells it in the log, where there is one by now, and nowhere else.
@@ -239,8 +239,8 @@ impl Failure {
 }
 
 /// How many problems there are, for the line above them.
-fn counted(problems: &Problems) -> String {
-    match problems.iter().count() {
+fn counted(problems: usize) -> String {
+    match problems {
         1 => "the configuration has a problem".to_owned(),
         count => format!("the configuration has {count} problems"),
     }

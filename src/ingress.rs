@@ -110,6 +110,14 @@ pub fn record_max(http: &config::Http) -> usize {
     http.header_max.len().saturating_add(http.body_max.len())
 }
 
+/// Looks at the apps' tokens files as a start would.
+///
+/// # Errors
+/// Of the first that is of no use.
+pub fn check_tokens(config: &config::Config) -> Result<(), TokensError> {
+    Apps::new(config, Strangers::Refused).map(drop)
+}
+
 /// What the ingress works with.
 pub struct Setup {
     /// How many event loops: as many as there are cores, mostly.

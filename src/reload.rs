@@ -63,10 +63,9 @@ impl<T> Reloaded<T> {
     /// Reads again; `read` is given what is in force, and tells nothing where that is what it finds. One reading at a time.
     pub(crate) fn refresh<E: Error>(&self, read: impl FnOnce(&T) -> Result<Option<T>, E>) -> Reading {
         let mut condition = self.condition.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = std::mem::replace(&mut *condition, Condition::Usable);
         match read(&self.get()) {
             Ok(found) => {
-                if before == Condition::Unusable {
+                if std::mem::replace(&mut *condition, Condition::Usable) == Condition::Unusable {
                     tracing::info!(file = self.name, "file usable again");
                 }
                 let Some(changed) = found else { return Reading::Same };
@@ -74,8 +73,7 @@ impl<T> Reloaded<T> {
                 Reading::Changed
             }
             Err(problem) => {
-                *condition = Condition::Unusable;
-                if before == Condition::Usable {
+                if std::mem::replace(&mut *condition, Condition::Unusable) == Condition::Usable {
                     let problem = log::with_causes(&problem);
                     tracing::warn!(file = self.name, problem, "file unusable, its last good contents stay in force");
                 }

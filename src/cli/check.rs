@@ -8,7 +8,7 @@ use serde_json::json;
 use super::output::{self, Format};
 use super::{Exit, Failure, Global, counted, known, print};
 use crate::config::{self, Config, Problem, Warning};
-use crate::{ingress, kafka, log, traces};
+use crate::{admin, ingress, kafka, log, traces};
 
 /// Read the configuration and print every problem with its dotted key; exit code 78 if there is one.
 ///
@@ -24,15 +24,13 @@ impl Check {
     pub(super) fn run(self, global: &Global) -> Result<(), Failure> {
         let (problems, warnings, failure) = match global.load_for_serve() {
             Ok(config) => {
-                let problems: Vec<_> = [config.http.tls.as_ref().and_then(no_tls), no_traces(&config.tracing), no_kafka(&config)]
-                    .into_iter()
-                    .flatten()
-                    .collect();
-                let failure = problems.first().map(|_| Failure::new(Exit::Configuration, "the configuration has a problem".to_owned()));
+                let parts = [no_tls(&config), no_tokens(&config), no_admin_tokens(&config), no_traces(&config), no_kafka(&config)];
+                let problems: Vec<_> = parts.into_iter().flatten().collect();
+                let failure = (!problems.is_empty()).then(|| Failure::new(Exit::Configuration, counted(problems.len())));
                 (problems, config::warnings(&config, &known()), failure)
             }
             Err(problems) => {
-                let failure = Failure::new(Exit::Configuration, counted(&problems));
+                let failure = Failure::new(Exit::Configuration, counted(problems.iter().count()));
                 (problems.iter().cloned().collect(), Vec::new(), Some(failure))
             }
         };
@@ -45,21 +43,35 @@ impl Check {
 }
 
 /// What is wrong with the files of `[http.tls]`, each of which is there.
-fn no_tls(files: &config::Tls) -> Option<Problem> {
-    let problem = ingress::Tls::open(files).err()?;
-    Some(Problem { key: "http.tls".to_owned(), message: format!("failed to {}", log::with_causes(&problem)), origin: None })
+fn no_tls(config: &Config) -> Option<Problem> {
+    let problem = ingress::Tls::open(config.http.tls.as_ref()?).err()?;
+    Some(failed("http.tls", &problem))
+}
+
+/// What is wrong with an app's tokens file, which is there.
+fn no_tokens(config: &Config) -> Option<Problem> {
+    Some(failed("apps", &ingress::check_tokens(config).err()?))
+}
+
+/// The same of the operator's.
+fn no_admin_tokens(config: &Config) -> Option<Problem> {
+    let problem = admin::drain::Tokens::open(config.admin.token_file.as_ref()?).err()?;
+    Some(Problem { key: "admin.token_file".to_owned(), message: problem.to_string(), origin: None })
 }
 
 /// What is wrong with the files of `[tracing]`, each of which is there.
-fn no_traces(config: &config::Tracing) -> Option<Problem> {
-    let problem = traces::check(config).err()?;
-    Some(Problem { key: "tracing".to_owned(), message: format!("failed to {}", log::with_causes(&problem)), origin: None })
+fn no_traces(config: &Config) -> Option<Problem> {
+    Some(failed("tracing", &traces::check(&config.tracing).err()?))
 }
 
 /// What librdkafka says against its properties, each of which may be set.
 fn no_kafka(config: &Config) -> Option<Problem> {
     let problem = kafka::Settings::load(&config.kafka, &config.topics).and_then(|settings| settings.check()).err()?;
-    Some(Problem { key: "kafka.properties".to_owned(), message: format!("failed to {}", log::with_causes(&problem)), origin: None })
+    Some(failed("kafka.properties", &problem))
+}
+
+fn failed(key: &str, problem: &dyn std::error::Error) -> Problem {
+    Problem { key: key.to_owned(), message: format!("failed to {}", log::with_causes(problem)), origin: None }
 }
 
 /// One line each.

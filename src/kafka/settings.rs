@@ -221,13 +221,16 @@ impl Settings {
     /// Has librdkafka judge the properties, without a connection to anybody.
     ///
     /// # Errors
-    /// [`Error::Client`] where it makes no client of them.
+    /// Where it makes no client of them.
     pub fn check(&self) -> Result<(), Error> {
         let mut config = self.producer();
         config.remove("bootstrap.servers");
         let Err(error) = config.create::<BaseProducer<DefaultProducerContext>>() else { return Ok(()) };
         let error = creation(&error);
-        Err(if let Error::Client(why) = &error { Error::Client(self.redact(why)) } else { error })
+        if let Error::Client(why) = &error {
+            return Err(Error::Client(self.redact(why)));
+        }
+        Err(error)
     }
 
     /// For a producer.

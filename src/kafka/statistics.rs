@@ -122,8 +122,8 @@ impl Status {
     /// A producer was built.
     pub fn built(&self) {
         let mut tracked = self.lock();
-        let (was_built, was_not) = (std::mem::replace(&mut tracked.built, true), tracked.snapshot.unbuilt.take());
-        if was_built || was_not.is_some() {
+        let (before, unbuilt) = (std::mem::replace(&mut tracked.built, true), tracked.snapshot.unbuilt.take());
+        if before || unbuilt.is_some() {
             tracing::info!("kafka producer built again");
         }
     }

@@ -112,6 +112,21 @@ fn check_has_librdkafka_judge_its_properties_and_asks_nobody() {
 }
 
 #[test]
+fn check_looks_into_the_files_as_a_start_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokens = dir.path().join("tokens");
+    std::fs::write(&tokens, "token\n".repeat(65)).unwrap();
+    let admin = dir.path().join("admin");
+    std::fs::write(&admin, " \n".repeat(40_000) + "token").unwrap();
+    let text = format!("[[apps]]\nsdk_app_id = 1400000000\ntokens_file = {tokens:?}\n[admin]\ntoken_file = {admin:?}\n");
+    let check = run(&["check", "--config", File::new(&text).path()], &[]);
+    assert_eq!((check.code, check.stderr.as_str()), (Some(CONFIGURATION), "chat-bridge: the configuration has 2 problems\n"));
+    for part in ["apps: failed to start with tokens file ", "it has more than 64", "admin.token_file: it is larger than 65536 bytes"] {
+        assert!(check.stdout.contains(part), "{part}: {}", check.stdout);
+    }
+}
+
+#[test]
 fn check_prints_every_problem_with_its_key_and_ends_with_78() {
     let file = File::new(
         "apps = [{sdk_app_id = 1, tokens_file = '/no/such/file'}]\n[http]\nbody_mx = '1MiB'\n[kafka.properties]\n'sasl.password' = 'hunter2'\n",

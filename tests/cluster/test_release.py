@@ -147,7 +147,7 @@ def test_drain_and_scale_in(release, callbacks):
         assert release.drain(2, "POST")["draining"]
         drained = eventually("instance 2 is drained", lambda: (said := release.drain(2, "GET"))["empty_since"] and said or Not(said))
         assert drained["instance"] == "2" and not drained["accepting"] and drained["unpublished"] == 0 and not drained["parked"]
-        folder = json.loads(release.bridge(2, "journal", "status", "--format", "json"))
+        folder = eventually("the folder says so", lambda: (said := json.loads(release.bridge(2, "journal", "status", "--format", "json")))["accepting"] is False and said)
         assert folder["drained_since"] == drained["since"] and folder["unpublished"]["records"] == 0
         eventually("the Service leads nobody to instance 2", lambda: not is_ready(release.pod(2)))
         release.upgrade(replicas=2, allowScaleIn="true")

@@ -47,6 +47,8 @@ struct Report {
     usage: Usage,
     /// When the operator asked for the drain that stands in the folder.
     drained_since: Option<String>,
+    /// Whether callbacks may still come: without a drain, and until the lame duck of one is over.
+    accepting: bool,
     /// `good`, `absent` or `lost`.
     checkpoint: &'static str,
     first_lsn: u64,
@@ -139,7 +141,9 @@ fn report(config: &Config, folder: &Folder) -> Result<Report, Error> {
         path: folder.dir().to_owned(),
         source,
     })?;
-    let drained_since = mark.map(|since| since.to_string());
+    // What was in hand at the end of the lame duck has its time too.
+    let intake = config.shutdown.lame_duck.get() + config.http.body_timeout.get() + config.journal.answer_max.get();
+    let accepting = mark.is_none_or(|since| since.until(Clock::system().now()) < intake);
     Ok(Report {
         dir: folder.dir().display().to_string(),
         identity: view.identity.map(|identity| identity.to_string()),
@@ -149,7 +153,8 @@ fn report(config: &Config, folder: &Folder) -> Result<Report, Error> {
             Usage::Left => "left",
         },
         usage: view.usage,
-        drained_since,
+        drained_since: mark.map(|since| since.to_string()),
+        accepting,
         checkpoint: match view.checkpoint {
             CheckpointState::Good => "good",
             CheckpointState::Absent => "absent",
@@ -227,7 +232,7 @@ impl fmt::Display for Report {
         writeln!(out, "journal      {} ({})", self.dir, self.identity.as_deref().unwrap_or("no identity"))?;
         writeln!(out, "used         {}", self.usage)?;
         if let Some(since) = &self.drained_since {
-            writeln!(out, "drained      since {since}")?;
+            writeln!(out, "drained      since {since}{}", if self.accepting { "; callbacks may still come" } else { "" })?;
         }
         if self.checkpoint != "good" {
             writeln!(out, "checkpoint   {}: everything that is here counts as unpublished", self.checkpoint)?;

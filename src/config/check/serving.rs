@@ -9,7 +9,7 @@ use crate::config::key::Key;
 use crate::config::{Config, Delivery, Endpoint, Security};
 use crate::reload::read_limited;
 
-/// The most that is read of a file of tokens or a secret.
+/// The largest file of tokens or a secret: more is a file of something else.
 const SECRET_MAX_BYTES: u64 = 1 << 20;
 
 /// What is missing of it.
