@@ -67,7 +67,7 @@ struct Arguments {
     /// The bridge's program.
     #[arg(long, default_value = env!("CARGO_BIN_EXE_chat-bridge"))]
     program: PathBuf,
-    /// Another build of the bridge, to be measured beside it: what a change costs shows only in one and the same run.
+    /// Another build of the bridge, to be measured beside whatever else is: what a change costs shows only in one and the same run.
     #[arg(long)]
     baseline: Option<PathBuf>,
     /// Where all rounds are written as JSON.
@@ -127,56 +127,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
-    let asked = |kind| arguments.only.as_ref().is_some_and(|only| only.contains(&kind));
-    if asked(Kind::ExactlyOnce) && arguments.kafka.is_none() {
-        return Err("exactly-once needs a real Kafka (--kafka): the embedded one answers to transactions and keeps none".into());
-    }
-    if asked(Kind::Baseline) && arguments.baseline.is_none() {
-        return Err("the baseline needs its program (--baseline)".into());
-    }
-    let wanted = |kind| match kind {
-        Kind::Baseline => arguments.baseline.is_some(),
-        _ if arguments.only.is_some() => asked(kind),
-        Kind::ExactlyOnce => arguments.kafka.is_some(),
-        Kind::Bare | Kind::Naive | Kind::Bridge => true,
-        Kind::Traced => false,
-    };
     let mut servers: BTreeMap<Kind, Measured> = BTreeMap::new();
-    if wanted(Kind::Bare) {
-        let server = Server::spawn_role("bare", &[])?;
-        let address = server.line.parse()?;
-        servers.insert(Kind::Bare, Measured { server, address, bridge: None, _others: Vec::new() });
-    }
-    for kind in [Kind::Naive, Kind::Baseline, Kind::Bridge, Kind::Traced, Kind::ExactlyOnce].into_iter().filter(|kind| wanted(*kind)) {
-        let mut others = Vec::new();
-        let kafka = if let Some(servers) = &arguments.kafka {
-            Kafka::Real(servers.clone())
-        } else {
-            let server = Server::spawn_role("kafka", &[])?;
-            let servers = server.line.clone();
-            others.push(server);
-            Kafka::Embedded(servers)
-        };
-        if kind == Kind::Naive {
-            let server = Server::spawn_role(
-                "naive",
-                &["--kafka".as_ref(), kafka.bootstrap_servers().as_ref(), "--dir".as_ref(), arguments.dir.as_ref()],
-            )?;
-            let address = server.line.parse()?;
-            servers.insert(kind, Measured { server, address, bridge: Some(Bridge::at(address)), _others: others });
-            continue;
-        }
-        let delivery = if kind == Kind::ExactlyOnce { "exactly-once" } else { "at-least-once" };
-        let mut collector = None;
-        if kind == Kind::Traced {
-            // It takes whatever is posted.
-            let server = Server::spawn_role("bare", &[])?;
-            collector = Some(server.line.parse()?);
-            others.push(server);
-        }
-        let program = arguments.baseline.as_ref().filter(|_| kind == Kind::Baseline).unwrap_or(&arguments.program);
-        let (bridge, server) = Bridge::start(program, &arguments.dir, &kafka, delivery, collector)?;
-        servers.insert(kind, Measured { server, address: bridge.address, bridge: Some(bridge), _others: others });
+    for kind in wanted(arguments)? {
+        servers.insert(kind, Measured::start(kind, arguments)?);
     }
     let mut rounds = Vec::new();
     for (index, connections) in arguments.connections.iter().enumerate() {
@@ -205,6 +158,22 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// The servers that are asked for.
+fn wanted(arguments: &Arguments) -> Result<Vec<Kind>, Box<dyn Error>> {
+    let mut wanted = arguments.only.clone().unwrap_or_else(|| {
+        let once = arguments.kafka.as_ref().map(|_| Kind::ExactlyOnce);
+        [Kind::Bare, Kind::Naive, Kind::Bridge].into_iter().chain(once).collect()
+    });
+    wanted.extend(arguments.baseline.as_ref().map(|_| Kind::Baseline));
+    if wanted.contains(&Kind::ExactlyOnce) && arguments.kafka.is_none() {
+        return Err("exactly-once needs a real Kafka (--kafka): the embedded one answers to transactions and keeps none".into());
+    }
+    if wanted.contains(&Kind::Baseline) && arguments.baseline.is_none() {
+        return Err("the baseline needs its program (--baseline)".into());
+    }
+    Ok(wanted)
+}
+
 /// A server, and what has to live as long as it does.
 struct Measured {
     server: Server,
@@ -214,6 +183,40 @@ struct Measured {
 }
 
 impl Measured {
+    fn start(kind: Kind, arguments: &Arguments) -> Result<Self, Box<dyn Error>> {
+        if kind == Kind::Bare {
+            let server = Server::spawn_role("bare", &[])?;
+            let address = server.line.parse()?;
+            return Ok(Self { server, address, bridge: None, _others: Vec::new() });
+        }
+        let mut others = Vec::new();
+        let kafka = if let Some(servers) = &arguments.kafka {
+            Kafka::Real(servers.clone())
+        } else {
+            let server = Server::spawn_role("kafka", &[])?;
+            let servers = server.line.clone();
+            others.push(server);
+            Kafka::Embedded(servers)
+        };
+        if kind == Kind::Naive {
+            let options = ["--kafka".as_ref(), kafka.bootstrap_servers().as_ref(), "--dir".as_ref(), arguments.dir.as_ref()];
+            let server = Server::spawn_role("naive", &options)?;
+            let address = server.line.parse()?;
+            return Ok(Self { server, address, bridge: Some(Bridge::at(address)), _others: others });
+        }
+        let delivery = if kind == Kind::ExactlyOnce { "exactly-once" } else { "at-least-once" };
+        let mut collector = None;
+        if kind == Kind::Traced {
+            // It takes whatever is posted.
+            let server = Server::spawn_role("bare", &[])?;
+            collector = Some(server.line.parse()?);
+            others.push(server);
+        }
+        let program = arguments.baseline.as_ref().filter(|_| kind == Kind::Baseline).unwrap_or(&arguments.program);
+        let (bridge, server) = Bridge::start(program, &arguments.dir, &kafka, delivery, collector)?;
+        Ok(Self { server, address: bridge.address, bridge: Some(bridge), _others: others })
+    }
+
     fn round(&self, arguments: &Arguments, kind: Kind, connections: NonZeroU32) -> Result<Round, Box<dyn Error>> {
         let before = (self.server.usage()?, self.deliveries()?);
         let summary = self.load(arguments, connections, arguments.duration)?;
