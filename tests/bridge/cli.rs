@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::thread;
@@ -109,6 +110,18 @@ fn check_has_librdkafka_judge_its_properties_and_asks_nobody() {
     let check = run(&["check", "--config", file.path()], &[]);
     assert_eq!((check.code, check.stdout.lines().count()), (Some(CONFIGURATION), 1), "{}", check.stdout);
     assert!(check.stdout.starts_with("kafka.properties: failed to ") && check.stdout.contains("SASL mechanism"), "{}", check.stdout);
+}
+
+#[test]
+fn what_is_written_is_for_no_other_user_and_for_the_group_only_where_the_umask_lets_it() {
+    for (umask, expected) in [("000", 0o640), ("022", 0o640), ("077", 0o600)] {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("load.log");
+        // Nobody listens there: the log has its head all the same.
+        let load = format!("umask {umask}; exec \"$0\" simulate load --target http://127.0.0.1:9/ --count 1 --log \"$1\"");
+        Command::new("sh").args(["-c", &load]).arg(env!("CARGO_BIN_EXE_chat-bridge")).arg(&log).output().unwrap();
+        assert_eq!(std::fs::metadata(&log).unwrap().permissions().mode() & 0o777, expected, "{umask}");
+    }
 }
 
 #[test]

@@ -318,9 +318,14 @@ fn a_drain_whose_mark_cannot_be_written_is_not_begun() {
 
 #[test]
 fn a_stop_of_a_drained_bridge_waits_for_no_lame_duck() {
-    let site = site(&nowhere(), "stopped.", "");
+    let site = site(&nowhere(), "stopped.", "http.body_timeout = \"10ms\"\njournal.answer_max = \"10ms\"\n");
     let bridge = site.start();
     order(&bridge, "POST");
+    eventually("the folder says that no callback comes any more", PATIENCE, || {
+        let status = program().args(["journal", "status", "--format", "json", "--config"]).arg(site.config()).output().unwrap();
+        let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+        (status["accepting"] == false).then_some(())
+    });
     bridge.stop();
     site.change("shutdown.lame_duck = \"0s\"", "shutdown.lame_duck = \"10m\"");
     let bridge = site.start();

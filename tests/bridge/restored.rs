@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use crate::support::bridge::{Bridge, PATIENCE, Site, group_full, prefix};
 use crate::support::free_port;
 use crate::support::kafka::{self, Kafka};
@@ -151,8 +153,12 @@ fn segments_older_than_their_checkpoint_are_told_and_the_journal_goes_on_under_a
         send(&bridge, "after");
         bridge.settled(PATIENCE);
         let corrupt = bridge.metric("chat_bridge_records_completed_total{outcome=\"corrupt\"}");
-        let said = bridge.lines().iter().filter(|line| line.contains("records of the journal are lost")).count();
-        assert_eq!((corrupt, said), if lost { (20.0, 1) } else { (0.0, 0) }, "{}", bridge.log());
+        let lines: Vec<Value> = bridge.lines().iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let told = lines.iter().filter(|line| line["message"] == "records of the journal are lost");
+        let ranges: Vec<_> = told.map(|line| (line["first_lsn"].as_u64().unwrap(), line["last_lsn"].as_u64().unwrap())).collect();
+        // Both LSNs are of records that are lost.
+        let (records, expected) = if lost { (20.0, vec![(21, 40)]) } else { (0.0, Vec::new()) };
+        assert_eq!((corrupt, ranges), (records, expected), "{}", bridge.log());
         bridge.stop();
         let bridge = story.start(&kafka);
         assert_eq!((identity_changes(&bridge), bridge.recovered()), ((0.0, 0), 0.0), "once");

@@ -124,5 +124,6 @@ fn a_new_certificate_and_a_new_password_need_no_restart() {
 
     let log = trial.bridge.log();
     assert!(!log.contains("sesame") && !log.contains("renewed-again"), "no secret is logged: {log}");
+    assert_eq!(log.matches("kafka producer built again").count(), 2, "for the authority and for the password: {log}");
     trial.end(&kafka);
 }

@@ -164,7 +164,7 @@ class Release:
         with self.cluster.ask(f"/api/v1/namespaces/{namespace}/pods/{name}/eviction", body) as answer:
             assert answer.status == 201, answer.status
 
-    def may_go(self, number):
+    def evicted(self, number):
         """Evicts a pod, or tells that the budget forbids it: what it tells of itself lags behind the pods."""
         try:
             self.evict(number)

@@ -199,7 +199,7 @@ def test_an_eviction_beyond_the_budget_is_refused(release, callbacks):
     before = release.identities()
     with callbacks() as load:
         release.cluster.kubectl("cordon", NODE)
-        eventually("pod 0 may go", lambda: release.may_go(0))
+        eventually("pod 0 may go", lambda: release.evicted(0))
         with refused("429", "violate the pod's disruption budget"):
             release.evict(1)
         eventually("pod 0 is gone from its node", lambda: release.identities().get(0) not in (None, before[0]))
